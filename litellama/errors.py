@@ -1,0 +1,13 @@
+"""Errors a user can cause, each a ``ValueError`` that says what was wrong and what to do."""
+
+
+class ConfigError(ValueError):
+    """A ``config.json`` that is missing, malformed, or asks for something that is not supported."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is missing, incomplete, corrupted, or does not fit its config."""
+
+
+class RequestError(ValueError):
+    """A prompt or a parameter that cannot be served."""

@@ -1,0 +1,45 @@
+"""What attention must know about one step: whose tokens these are, and where their keys lie.
+
+A step packs the new tokens of several sequences into one [total_tokens] axis with no padding.
+``AttentionBatch`` says where each sequence's queries start, how long each sequence is, and in which
+blocks of the KV cache its keys and values are kept.  Lesson 10 builds the manager behind it.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class AttentionBatch:
+    """One step's sequences; S sequences, T new tokens in all, tensors on the model's device.
+
+    query_starts: int32 [S + 1]; sequence s owns packed rows query_starts[s] : query_starts[s + 1].
+    seq_lens: int32 [S]; keys of each sequence, those of this step included.
+    block_table: int32 [S, max_blocks]; the blocks of each sequence in order; unused entries are 0.
+    slots: int64 [T]; where each new token's key and value go: block * block_size + offset.
+    max_query_len, max_seq_len: int; the largest of each, known without asking the GPU.
+    """
+
+    query_starts: torch.Tensor
+    seq_lens: torch.Tensor
+    block_table: torch.Tensor
+    slots: torch.Tensor
+    max_query_len: int
+    max_seq_len: int
+
+    @property
+    def is_decode(self) -> bool:
+        """True when every sequence brings exactly one new token."""
+        return self.max_query_len == 1 and self.slots.shape[0] == self.seq_lens.shape[0]
+
+    def key_slots(self, block_size: int) -> torch.Tensor:
+        """int64 [S, max_seq_len]: the slot of each sequence's i-th key.
+
+        Past a sequence's end the slot of its first key stands in, so that what is read there is
+        always a real key and never uninitialised memory.
+        """
+        position = torch.arange(self.max_seq_len, device=self.seq_lens.device)
+        position = torch.where(position < self.seq_lens[:, None], position, 0)
+        blocks = self.block_table.long().gather(1, position // block_size)
+        return blocks * block_size + position % block_size

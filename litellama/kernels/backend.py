@@ -1,0 +1,123 @@
+"""Which implementation a kernel call runs: Triton, compiled or interpreted, or plain torch.
+
+``auto`` (the default) is Triton for tensors on a GPU and torch for tensors on a CPU.  ``triton``
+on a CPU tensor means Triton's interpreter, which runs each program as numpy: slow, and meant for
+lessons and tests.  Whether Triton interprets is fixed when Triton is first imported, so it is
+settled here, before that import.
+"""
+
+import contextlib
+import functools
+import os
+import types
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+
+BACKENDS = ("auto", "triton", "torch")
+_backend: ContextVar[str] = ContextVar("litellama_backend", default="auto")
+
+
+def prepare_triton() -> None:
+    """Set Triton's environment; a value that the user has set is left alone."""
+    if not torch.cuda.is_available():  # true for NVIDIA and for AMD (ROCm) builds of torch
+        os.environ.setdefault("TRITON_INTERPRET", "1")
+    # a * b + c as one rounding (FMA), as on every GPU so far; Triton 3.10 asks to be told.
+    os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
+
+
+prepare_triton()
+
+triton: Any
+tl: Any
+try:
+    import triton
+    import triton.language as tl
+except ImportError:  # macOS, Windows: the kernels stay importable and readable, and torch runs
+    triton = types.SimpleNamespace(jit=lambda function: function)
+    tl = types.SimpleNamespace(constexpr=int)
+    HAS_TRITON = False
+else:
+    HAS_TRITON = True
+
+
+def interpreting() -> bool:
+    """True when Triton runs kernels in its interpreter instead of compiling them."""
+    return HAS_TRITON and bool(triton.knobs.runtime.interpret)
+
+
+@contextlib.contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Choose the implementation for the kernel calls inside a ``with`` block.
+
+    name: ``"auto"``, ``"triton"`` or ``"torch"``; anything else is a ``ValueError``.
+    """
+    if name not in BACKENDS:
+        raise ValueError(f"unknown backend {name!r}: choose one of {', '.join(BACKENDS)}")
+    if name == "triton" and not HAS_TRITON:
+        raise ValueError(
+            "the triton backend needs the package `triton`, which is not installed here "
+            "(it exists for Linux); use the torch backend"
+        )
+    token = _backend.set(name)
+    try:
+        yield
+    finally:
+        _backend.reset(token)
+
+
+def uses_triton(x: torch.Tensor) -> bool:
+    """Whether a kernel called with ``x`` runs in Triton under the current backend."""
+    name = _backend.get()
+    if name == "auto":
+        return x.is_cuda and HAS_TRITON
+    if name == "triton" and not x.is_cuda and not interpreting():
+        raise ValueError(
+            "the triton backend was asked to run on a CPU tensor, but Triton is set to compile for "
+            "a GPU: set TRITON_INTERPRET=1 before Python starts, or move the tensor to the GPU"
+        )
+    return name == "triton"
+
+
+def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **meta: Any) -> None:
+    """Run ``kernel[grid](*args, **meta)``; in the interpreter, carry bfloat16 through float32.
+
+    Triton's interpreter gives silently wrong bfloat16 results (numpy has no such type), so there
+    each bfloat16 tensor is copied to a float32 one of the same strides, and copied back after.
+    """
+    if 0 in grid:
+        return  # nothing to do, and a grid of zero programs is an error on a GPU
+    if not interpreting():
+        kernel[grid](*args, **meta)
+        return
+    carried = [_as_float32(arg) for arg in args]
+    kernel[grid](*carried, **meta)
+    for arg, copy in zip(args, carried, strict=True):
+        if copy is not arg:
+            arg.copy_(copy)
+
+
+def _as_float32(arg: Any) -> Any:
+    if not isinstance(arg, torch.Tensor) or arg.dtype != torch.bfloat16:
+        return arg
+    copy = torch.empty_strided(arg.shape, arg.stride(), dtype=torch.float32, device=arg.device)
+    return copy.copy_(arg)
+
+
+def require(condition: bool, message: Callable[[], str]) -> None:
+    """Raise ``ValueError(message())`` unless the condition holds (the text is made only then)."""
+    if not condition:
+        raise ValueError(message())
+
+
+@functools.cache
+def next_power_of_2(n: int) -> int:
+    """The smallest power of two that is at least ``n``: Triton's blocks have such sizes."""
+    return 1 << max(n - 1, 0).bit_length()
+
+
+def warps_for(BLOCK: int) -> int:
+    """Warps for one row of ``BLOCK`` elements: about 16 elements a thread, 1 to 16 warps."""
+    return min(max(BLOCK // 512, 1), 16)

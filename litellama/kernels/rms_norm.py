@@ -1,0 +1,79 @@
+"""RMSNorm over the last axis: out = x / sqrt(mean(x^2) + eps) * weight.
+
+Shapes: ``x`` is [..., N] (a hidden state [tokens, hidden], or heads [tokens, heads, head_dim]),
+``weight`` is [N]; the result has the shape and dtype of ``x``, and the mean is float32.  Bytes:
+read x, write out, 2 N * element_size a row; the weight is small and stays in cache.  Source: Zhang
+and Sennrich, "Root Mean Square Layer Normalization", 2019, arXiv:1910.07467.  Lesson 03 builds
+this file.
+"""
+
+import torch
+
+from litellama.kernels.backend import (
+    launch,
+    next_power_of_2,
+    require,
+    tl,
+    triton,
+    uses_triton,
+    warps_for,
+)
+
+# A row is held in registers by one program; Triton's largest block for that is 2^16 elements.
+MAX_ROW = 65536
+
+
+def rms_norm_reference(x: torch.Tensor, weight: torch.Tensor, eps: float = 1e-6) -> torch.Tensor:
+    """What the kernel must compute, in plain torch."""
+    wide = x if x.dtype == torch.float64 else x.float()
+    inverse_rms = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
+    return (wide * inverse_rms * weight).to(x.dtype)
+
+
+@triton.jit
+def rms_norm_kernel(x_ptr, weight_ptr, out_ptr, x_row_stride, N, eps, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, BLOCK)
+    inside = columns < N
+    x = tl.load(x_ptr + row * x_row_stride + columns, mask=inside, other=0.0).to(tl.float32)
+    weight = tl.load(weight_ptr + columns, mask=inside, other=0.0).to(tl.float32)
+    inverse_rms = tl.rsqrt(tl.sum(x * x, axis=0) / N + eps)
+    tl.store(out_ptr + row * N + columns, x * inverse_rms * weight, mask=inside)
+
+
+def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float = 1e-6) -> torch.Tensor:
+    """RMSNorm of a [..., N] tensor over its last axis, scaled by ``weight`` [N].
+
+    Same shape and dtype as ``x``.  Rows may be strided (a slice of a wider matrix).
+    """
+    check_row(x, weight)
+    if not uses_triton(x):
+        return rms_norm_reference(x, weight, eps)
+    N = x.shape[-1]
+    rows = as_rows(x)
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    BLOCK = next_power_of_2(N)
+    launch(
+        rms_norm_kernel, (rows.shape[0],), rows, weight, out, rows.stride(0), N, eps,
+        BLOCK=BLOCK, num_warps=warps_for(BLOCK),
+    )  # fmt: skip
+    return out
+
+
+def check_row(x: torch.Tensor, weight: torch.Tensor) -> None:
+    """Refuse a weight that does not fit the last axis of ``x``, or a row too long for one block."""
+    N = x.shape[-1]
+    require(
+        weight.shape == (N,) and weight.is_contiguous() and weight.device == x.device,
+        lambda: (
+            f"the weight must be a contiguous [{N}] tensor on {x.device} for x of shape "
+            f"{tuple(x.shape)}, got {tuple(weight.shape)} on {weight.device}"
+        ),
+    )
+    require(0 < N <= MAX_ROW, lambda: f"rows must have 1 to {MAX_ROW} elements, got {N}")
+
+
+def as_rows(x: torch.Tensor) -> torch.Tensor:
+    """View [..., N] as [rows, N] with neighbouring columns; copies only where no view exists."""
+    rows = x.reshape(-1, x.shape[-1])
+    return rows if rows.stride(-1) == 1 else rows.contiguous()

@@ -1,0 +1,68 @@
+"""Softmax over the last axis: out[i] = exp(x[i] - max(x)) / sum_j exp(x[j] - max(x)).
+
+Shapes: ``x`` is [..., N] for any N; the result has its shape and dtype, and the sums are float32.
+A row that fits in one block is read once and written once: 2 N * element_size bytes a row.  A
+longer row is read twice (once for its maximum and sum, found together "online", once to write).
+Source: Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018,
+arXiv:1805.02867.  Lesson 02 builds this file.
+"""
+
+import torch
+
+from litellama.kernels.backend import launch, next_power_of_2, tl, triton, uses_triton, warps_for
+
+# The longest row that one program keeps in registers; a longer one is read in blocks of this.
+MAX_BLOCK = 16384
+
+
+def softmax_reference(x: torch.Tensor) -> torch.Tensor:
+    """What the kernel must compute, in plain torch."""
+    return torch.softmax(x, dim=-1)
+
+
+@triton.jit
+def softmax_kernel(x_ptr, out_ptr, N, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64) * N
+    columns = tl.arange(0, BLOCK)
+    inside = columns < N
+    x = tl.load(x_ptr + row + columns, mask=inside, other=-float("inf")).to(tl.float32)
+    exponentials = tl.exp(x - tl.max(x, axis=0))
+    tl.store(out_ptr + row + columns, exponentials / tl.sum(exponentials, axis=0), mask=inside)
+
+
+@triton.jit
+def softmax_online_kernel(x_ptr, out_ptr, N, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64) * N
+    columns = tl.arange(0, BLOCK)
+    # Each lane keeps the maximum of what it has seen, and the sum of exponentials under it.
+    maximum = tl.full([BLOCK], -float("inf"), tl.float32)
+    total = tl.zeros([BLOCK], tl.float32)
+    for start in range(0, N, BLOCK):
+        inside = start + columns < N
+        x = tl.load(x_ptr + row + start + columns, mask=inside, other=-float("inf")).to(tl.float32)
+        new_maximum = tl.maximum(maximum, x)
+        # A lane that has seen only -inf would compute inf - inf; its sum is zero either way.
+        shift = tl.where(new_maximum == -float("inf"), 0.0, new_maximum)
+        total = total * tl.exp(maximum - shift) + tl.exp(x - shift)
+        maximum = new_maximum
+    row_maximum = tl.max(maximum, axis=0)
+    row_total = tl.sum(total * tl.exp(maximum - row_maximum), axis=0)
+    for start in range(0, N, BLOCK):
+        inside = start + columns < N
+        x = tl.load(x_ptr + row + start + columns, mask=inside, other=-float("inf")).to(tl.float32)
+        tl.store(out_ptr + row + start + columns, tl.exp(x - row_maximum) / row_total, mask=inside)
+
+
+def softmax(x: torch.Tensor) -> torch.Tensor:
+    """Softmax of a [..., N] tensor over its last axis; same shape and dtype."""
+    if not uses_triton(x):
+        return softmax_reference(x)
+    x = x.contiguous()
+    out = torch.empty_like(x)
+    if x.numel() == 0:
+        return out
+    N = x.shape[-1]
+    kernel = softmax_kernel if N <= MAX_BLOCK else softmax_online_kernel
+    BLOCK = min(next_power_of_2(N), MAX_BLOCK)
+    launch(kernel, (x.numel() // N,), x, out, N, BLOCK=BLOCK, num_warps=warps_for(BLOCK))
+    return out
