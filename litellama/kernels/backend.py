@@ -8,6 +8,8 @@ settled here, before that import.
 
 import contextlib
 import functools
+import importlib
+import importlib.util
 import os
 import types
 from collections.abc import Callable, Iterator
@@ -30,17 +32,15 @@ def prepare_triton() -> None:
 
 prepare_triton()
 
+HAS_TRITON = importlib.util.find_spec("triton") is not None
 triton: Any
 tl: Any
-try:
-    import triton
-    import triton.language as tl
-except ImportError:  # macOS, Windows: the kernels stay importable and readable, and torch runs
+if HAS_TRITON:
+    triton = importlib.import_module("triton")
+    tl = importlib.import_module("triton.language")
+else:  # macOS, Windows: the kernels stay importable and readable, and torch runs
     triton = types.SimpleNamespace(jit=lambda function: function)
     tl = types.SimpleNamespace(constexpr=int)
-    HAS_TRITON = False
-else:
-    HAS_TRITON = True
 
 
 def interpreting() -> bool:

@@ -1,0 +1,104 @@
+"""The runner: packs a step's tokens with no padding, runs the model, and samples.
+
+It owns the tensors: the weights, and the KV cache they fill.
+"""
+
+import torch
+
+from litellama.engine.block_manager import BlockManager
+from litellama.engine.request import Request
+from litellama.engine.scheduler import Scheduled
+from litellama.kernels import AttentionBatch
+from litellama.models.decoder import Decoder
+from litellama.sampling import sample
+
+
+def make_cache(model: Decoder, num_blocks: int, block_size: int) -> torch.Tensor:
+    """Zeros [layers, 2, num_blocks, block_size, Hkv, D]: keys at index 0, values at 1."""
+    c = model.config
+    shape = (c.num_layers, 2, num_blocks, block_size, c.num_kv_heads, c.head_dim)
+    weight = model.embed_tokens
+    return torch.zeros(shape, dtype=weight.dtype, device=weight.device)
+
+
+class Runner:
+    """A model and the cache pool that ``manager`` keeps the books of."""
+
+    def __init__(self, model: Decoder, manager: BlockManager) -> None:
+        self.model, self.manager = model, manager
+        self.device = model.embed_tokens.device
+        self.cache = make_cache(model, manager.num_blocks, manager.block_size)
+
+    @torch.inference_mode()
+    def run(self, step: list[Scheduled]) -> list[int]:
+        """Compute a step; the next token of each of its requests that samples, in order."""
+        token_ids, positions, batch = self.pack(step)
+        hidden = self.model(token_ids, positions, self.cache, batch)
+        sampling = [s for s in step if s.samples]
+        if not sampling:
+            return []
+        # The last packed row of each request that samples: the only rows lm_head runs on.
+        ends = batch.query_starts[1:].long() - 1
+        rows = [i for i, s in enumerate(step) if s.samples]
+        if len(rows) < len(step):
+            ends = ends[torch.tensor(rows, device=self.device)]
+        return self.sample([s.request for s in sampling], self.model.logits(hidden[ends]))
+
+    def pack(self, step: list[Scheduled]) -> tuple[torch.Tensor, torch.Tensor, AttentionBatch]:
+        """Token ids [T], positions [T] and the AttentionBatch of a step."""
+        token_ids: list[int] = []
+        positions: list[int] = []
+        slots: list[int] = []
+        query_starts, seq_lens = [0], []
+        for s in step:
+            start = s.request.num_computed
+            stop = start + s.num_tokens
+            token_ids += s.request.token_ids[start:stop]
+            positions += range(start, stop)
+            slots += self.manager.slots(s.request.blocks, start, stop)
+            query_starts.append(len(token_ids))
+            seq_lens.append(stop)
+        width = max(len(s.request.blocks) for s in step)
+        table = [s.request.blocks + [0] * (width - len(s.request.blocks)) for s in step]
+        batch = AttentionBatch(
+            query_starts=self._tensor(query_starts, torch.int32),
+            seq_lens=self._tensor(seq_lens, torch.int32),
+            block_table=self._tensor(table, torch.int32),
+            slots=self._tensor(slots, torch.int64),
+            max_query_len=max(s.num_tokens for s in step),
+            max_seq_len=max(seq_lens),
+        )
+        return self._tensor(token_ids, torch.int64), self._tensor(positions, torch.int64), batch
+
+    def sample(self, requests: list[Request], logits: torch.Tensor) -> list[int]:
+        """One token for each request from its row of logits [n, vocab]."""
+        tokens = sample(
+            logits,
+            [r.params for r in requests],
+            seeds=[r.seed for r in requests],
+            steps=[r.num_output for r in requests],
+            seen=[r.token_ids for r in requests],
+        )
+        return tokens.tolist()
+
+    @torch.inference_mode()
+    def all_logits(self, token_ids: list[int]) -> torch.Tensor:
+        """float32 [T, vocab] on the CPU: the logits after every token of one text, on a cache of
+        its own, so that running requests are not disturbed."""
+        size = self.manager.block_size
+        num_blocks = self.manager.blocks_for(len(token_ids))
+        T = len(token_ids)
+        batch = AttentionBatch(
+            query_starts=self._tensor([0, T], torch.int32),
+            seq_lens=self._tensor([T], torch.int32),
+            block_table=self._tensor([list(range(num_blocks))], torch.int32),
+            slots=torch.arange(T, device=self.device),
+            max_query_len=T,
+            max_seq_len=T,
+        )
+        ids, positions = self._tensor(token_ids, torch.int64), torch.arange(T, device=self.device)
+        hidden = self.model(ids, positions, make_cache(self.model, num_blocks, size), batch)
+        return self.model.logits(hidden).cpu()
+
+    def _tensor(self, values: list, dtype: torch.dtype) -> torch.Tensor:
+        return torch.tensor(values, dtype=dtype, device=self.device)

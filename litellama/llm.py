@@ -1,0 +1,317 @@
+"""LLM, the front door: a checkpoint in, text out."""
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from litellama.checkpoints import load_weights, resolve
+from litellama.config import ModelConfig
+from litellama.engine import Engine
+from litellama.engine.request import FinishReason, Request
+from litellama.errors import RequestError
+from litellama.models import FAMILIES
+from litellama.models.decoder import Decoder
+from litellama.sampling import SamplingParams
+
+Prompt = str | Sequence[int]
+Message = dict[str, str]
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+# Tokens computed in one step, prompts and decodes together: enough to keep the arithmetic busy.
+MAX_STEP_TOKENS = 2048
+# On a CPU the cache pool takes at most this much, unless kv_cache_tokens says otherwise.
+CPU_CACHE_BYTES = 2 << 30
+# On a GPU, the share of the memory left after the weights that the pool takes.
+GPU_CACHE_SHARE = 0.85
+
+
+@dataclass(frozen=True)
+class RequestOutput:
+    """One finished answer.
+
+    text: ends before the end-of-text token or the stop string.  token_ids: every generated token,
+    the end-of-text token included.  finish_reason: "stop" (end of text or a stop string), "length"
+    (max_tokens or the context), or "aborted".
+    """
+
+    text: str
+    token_ids: list[int]
+    prompt_token_ids: list[int]
+    finish_reason: FinishReason
+
+
+class LLM:
+    """A language model ready to generate.
+
+    model: a name ("smollm2"), a Hugging Face folder, or a .gguf file.
+    device: "auto" is the GPU where there is one; or "cpu", "cuda", "cuda:1".
+    dtype: "auto" is bfloat16 on a GPU and float32 on a CPU; or "float32", "float16", "bfloat16".
+    max_num_seqs: the most requests that advance in one step.
+    block_size: tokens in one block of the KV cache, a power of two.
+    max_seq_len: the longest prompt and answer together; default the model's context.
+    kv_cache_tokens: the size of the cache pool; default from the free memory.
+
+    Raises ConfigError, CheckpointError or RequestError, all ValueErrors, before any work is done.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        max_num_seqs: int = 16,
+        block_size: int = 16,
+        max_seq_len: int | None = None,
+        kv_cache_tokens: int | None = None,
+    ) -> None:
+        check_sizes(max_num_seqs, block_size, max_seq_len, kv_cache_tokens)
+        self.device = pick_device(device)
+        self.dtype = pick_dtype(dtype, self.device)
+        self.folder = resolve(str(model))
+        self.config = ModelConfig.from_folder(self.folder)
+        self.max_seq_len = min(max_seq_len or self.config.context, self.config.context)
+        self.tokenizer = load_tokenizer(self.folder)
+        self.model = load_model(self.config, self.folder, self.device, self.dtype)
+        tokens = kv_cache_tokens or self._default_cache_tokens(max_num_seqs)
+        num_blocks = max(tokens // block_size, 1)
+        # One request alone must fit the pool: then waiting is all that a full pool can cause.
+        self.max_seq_len = min(self.max_seq_len, num_blocks * block_size)
+        self._engine = Engine(
+            self.model,
+            self.tokenizer,
+            num_blocks=num_blocks,
+            block_size=block_size,
+            max_num_seqs=max_num_seqs,
+            max_step_tokens=MAX_STEP_TOKENS,
+            max_seq_len=self.max_seq_len,
+        )
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+    ) -> list[RequestOutput]:
+        """Complete one prompt or many, together; outputs in the order of the prompts.
+
+        A prompt is a string or a list of token ids.  params: one for all, or one for each.
+        """
+        many = as_prompts(prompts)
+        each = spread(params, len(many))
+        ids = [self._encode(prompt) for prompt in many]
+        requests = [self._submit(i, p) for i, p in zip(ids, each, strict=True)]
+        try:
+            while any(r.finish_reason is None for r in requests):
+                self._engine.step()
+        finally:  # also on Ctrl-C: nothing goes on in the background
+            for request in requests:
+                self._engine.abort(request)
+                self._engine.take(request)
+        return [output_of(request) for request in requests]
+
+    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Generator[str, None, None]:
+        """Complete one prompt, piece by piece; the pieces join to exactly generate's text.
+
+        The prompt is checked at once; closing the iterator aborts the request.
+        """
+        ids = self._encode(prompt)
+        request = self._submit(ids, params or SamplingParams())
+        return self._pieces(request)
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        params: SamplingParams | None = None,
+        images: Sequence[Any] | None = None,
+    ) -> RequestOutput:
+        """The assistant's next message, by the checkpoint's chat template.
+
+        messages: dictionaries with "role" ("system", "user", "assistant") and "content".
+        """
+        if images:
+            raise RequestError(
+                f"this model ({self.config.architecture}) reads text only, got {len(images)} "
+                "image(s): leave images out"
+            )
+        return self.generate(self.chat_prompt(messages), params)[0]
+
+    def chat_prompt(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of a conversation, ready for the assistant's next message."""
+        check_messages(messages)
+        if not self.tokenizer.chat_template:
+            raise RequestError(
+                f"{self.folder} has no chat template: it is a base model; use generate instead"
+            )
+        text = self.tokenizer.apply_chat_template(
+            list(messages), tokenize=False, add_generation_prompt=True
+        )
+        # The template writes its own special tokens.
+        return self.tokenizer.encode(text, add_special_tokens=False)
+
+    def logits(self, token_ids: Sequence[int]) -> torch.Tensor:
+        """float32 [tokens, vocab] on the CPU: row i holds the scores of what follows token i."""
+        return self._engine.runner.all_logits(self._encode(token_ids))
+
+    def _encode(self, prompt: Prompt) -> list[int]:
+        """Token ids of a prompt; RequestError unless they fit the vocabulary and the context."""
+        if isinstance(prompt, str):
+            ids = self.tokenizer.encode(prompt)
+        elif isinstance(prompt, torch.Tensor):
+            ids = prompt.tolist()
+        else:
+            ids = list(prompt)
+        check_token_ids(ids, self.config.vocab_size, self.max_seq_len)
+        return ids
+
+    def _submit(self, ids: list[int], params: SamplingParams) -> Request:
+        seed = params.seed
+        if seed is None:
+            seed = int(torch.randint(2**63 - 1, ()))
+        return self._engine.submit(ids, params, seed)
+
+    def _pieces(self, request: Request) -> Generator[str, None, None]:
+        try:
+            while True:
+                piece = self._engine.take(request)
+                if piece:
+                    yield piece
+                elif request.finish_reason is not None:
+                    return
+                else:
+                    self._engine.step()
+        finally:
+            self._engine.abort(request)
+            self._engine.take(request)
+
+    def _default_cache_tokens(self, max_num_seqs: int) -> int:
+        wanted = max_num_seqs * self.max_seq_len
+        per_token = self.config.kv_bytes_per_token(self.dtype.itemsize)
+        if self.device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(self.device)
+            return min(wanted, int(free * GPU_CACHE_SHARE) // per_token)
+        return min(wanted, CPU_CACHE_BYTES // per_token)
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The checkpoint's tokenizer, from its own files; no code from the checkpoint is run."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+
+
+def load_model(
+    config: ModelConfig, folder: Path, device: torch.device, dtype: torch.dtype
+) -> Decoder:
+    """The family's decoder with the checkpoint's weights, on the device, in the dtype."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with device:
+            model = FAMILIES[config.architecture](config)
+    finally:
+        torch.set_default_dtype(before)
+    load_weights(model, folder)
+    return model.eval()
+
+
+def pick_device(name: str) -> torch.device:
+    """The torch device of a name; "auto" is the GPU where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise RequestError(f"unknown device {name!r}: use auto, cpu or cuda") from error
+    if device.type not in ("cpu", "cuda"):
+        raise RequestError(f"device {name!r} is not supported: use auto, cpu or cuda")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise RequestError(
+            f"device {name!r} was asked for, but torch {torch.__version__} sees "
+            f"{torch.cuda.device_count()} GPU(s): use device='cpu', or run `litellama doctor`"
+        )
+    return device
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The torch dtype of a name; "auto" is bfloat16 on a GPU and float32 on a CPU."""
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if name not in DTYPES:
+        raise RequestError(f"unknown dtype {name!r}: use auto, {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def check_sizes(
+    max_num_seqs: int, block_size: int, max_seq_len: int | None, kv_cache_tokens: int | None
+) -> None:
+    """Refuse sizes that are not positive integers, and block sizes that are no power of two."""
+    named = {"max_num_seqs": max_num_seqs, "block_size": block_size}
+    named |= {"max_seq_len": max_seq_len or 1, "kv_cache_tokens": kv_cache_tokens or 1}
+    for name, value in named.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise RequestError(f"{name} must be a positive integer, got {value!r}")
+    if block_size & (block_size - 1):
+        raise RequestError(f"block_size must be a power of two, got {block_size}")
+
+
+def as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    """One prompt or many, as a list of prompts."""
+    if isinstance(prompts, str) or (len(prompts) and isinstance(prompts[0], int)):
+        return [prompts]  # type: ignore[list-item]
+    return list(prompts)  # type: ignore[arg-type]
+
+
+def spread(
+    params: SamplingParams | Sequence[SamplingParams] | None, count: int
+) -> list[SamplingParams]:
+    """One SamplingParams for each of ``count`` prompts."""
+    if params is None or isinstance(params, SamplingParams):
+        return [params or SamplingParams()] * count
+    if len(params) != count:
+        raise RequestError(
+            f"got {count} prompts and {len(params)} SamplingParams: give one for each"
+        )
+    return list(params)
+
+
+def check_token_ids(ids: list[Any], vocab_size: int, max_seq_len: int) -> None:
+    """Refuse a prompt that is empty, too long for the context, or has ids out of range."""
+    if not ids:
+        raise RequestError("the prompt is empty: give at least one token")
+    if len(ids) > max_seq_len:
+        raise RequestError(
+            f"the prompt has {len(ids)} tokens, more than the context of {max_seq_len}: shorten it"
+        )
+    for position, i in enumerate(ids):
+        if not isinstance(i, int) or isinstance(i, bool) or not 0 <= i < vocab_size:
+            raise RequestError(
+                f"token id {i!r} at position {position} is not an integer from 0 to "
+                f"{vocab_size - 1}, the vocabulary of this model"
+            )
+
+
+def check_messages(messages: Sequence[Message]) -> None:
+    """Refuse what is not a list of {"role", "content"} dictionaries."""
+    if not messages:
+        raise RequestError("the conversation is empty: give at least one message")
+    for message in messages:
+        if not isinstance(message, dict) or not all(
+            isinstance(message.get(key), str) for key in ("role", "content")
+        ):
+            raise RequestError(
+                'each message must be {"role": ..., "content": ...} with strings, '
+                f"got {message!r}"
+            )
+
+
+def output_of(request: Request) -> RequestOutput:
+    """What the caller sees of a request."""
+    return RequestOutput(
+        text=request.detokenizer.text,
+        token_ids=request.output_token_ids,
+        prompt_token_ids=request.prompt_token_ids,
+        finish_reason=request.finish_reason or "aborted",
+    )

@@ -1,0 +1,172 @@
+"""The one transformer: every family is this decoder with a few settings.
+
+Tokens of all sequences of a step are packed on one axis, [T, hidden], with no padding.  The
+residual stream travels beside the hidden state as ``(hidden, residual)``: each sublayer returns
+what it adds, and the next norm adds it (``skip_rms_norm``).  Lesson 11 builds this file.
+"""
+
+import re
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from litellama import kernels
+from litellama.config import ModelConfig
+from litellama.kernels import AttentionBatch
+from litellama.models.linear import Linear
+from litellama.models.rotary import inverse_frequencies, rotary_tables
+
+# For one parameter: the checkpoint tensors, each with its shape, stacked along axis 0 to make it.
+Pieces = list[tuple[str, tuple[int, ...]]]
+
+
+class RMSNorm(nn.Module):
+    """RMSNorm, or the residual add and RMSNorm in one when a residual is given."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(size), requires_grad=False)
+        self.eps = eps
+
+    def forward(
+        self, x: torch.Tensor, residual: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """x, residual [T, hidden] -> (normed, new residual), both [T, hidden]."""
+        if residual is None:
+            return kernels.rms_norm(x, self.weight, self.eps), x
+        return kernels.skip_rms_norm(x, residual, self.weight, self.eps)
+
+
+class Attention(nn.Module):
+    """Grouped-query attention over the paged cache, with q, k and v from one matrix."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.q_size + 2 * config.kv_size
+        self.qkv_proj = Linear(config.hidden_size, width, bias=config.qkv_bias)
+        self.o_proj = Linear(config.q_size, config.hidden_size, bias=config.o_bias)
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        rotary: tuple[torch.Tensor, torch.Tensor],
+        cache: torch.Tensor,
+        batch: AttentionBatch,
+    ) -> torch.Tensor:
+        """x [T, hidden]; cache [2, blocks, block_size, Hkv, D], this layer's keys and values."""
+        c = self.config
+        q, k, v = self.qkv_proj(x).split([c.q_size, c.kv_size, c.kv_size], dim=-1)
+        q = q.view(-1, c.num_heads, c.head_dim)
+        k = k.view(-1, c.num_kv_heads, c.head_dim)
+        v = v.view(-1, c.num_kv_heads, c.head_dim)
+        q, k = kernels.rope(q, k, *rotary)
+        k_cache, v_cache = cache
+        kernels.write_kv(k, v, k_cache, v_cache, batch.slots)
+        attend = kernels.flash_decoding if batch.is_decode else kernels.flash_attention_varlen
+        return self.o_proj(attend(q, k_cache, v_cache, batch).flatten(1))
+
+
+class MLP(nn.Module):
+    """SwiGLU feed-forward, with gate and up from one matrix."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        hidden, inner, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
+        self.gate_up_proj = Linear(hidden, 2 * inner, bias=bias)
+        self.down_proj = Linear(inner, hidden, bias=bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x [T, hidden] -> [T, hidden]."""
+        return self.down_proj(kernels.swiglu(self.gate_up_proj(x)))
+
+
+class DecoderLayer(nn.Module):
+    """Norm, attention, norm, feed-forward; the adds live in the norms."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = Attention(config)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = MLP(config)
+
+    def forward(
+        self,
+        hidden: torch.Tensor,
+        residual: torch.Tensor | None,
+        rotary: tuple[torch.Tensor, torch.Tensor],
+        cache: torch.Tensor,
+        batch: AttentionBatch,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(hidden, residual) -> (what this layer adds last, residual before that add)."""
+        hidden, residual = self.input_layernorm(hidden, residual)
+        hidden = self.self_attn(hidden, rotary, cache, batch)
+        hidden, residual = self.post_attention_layernorm(hidden, residual)
+        return self.mlp(hidden), residual
+
+
+class Decoder(nn.Module):
+    """Token ids to hidden states to logits; parameters are made empty, for the loader to fill."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Parameter(
+            torch.empty(config.vocab_size, config.hidden_size), requires_grad=False
+        )
+        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.lm_head = None
+        if not config.tie_word_embeddings:
+            self.lm_head = Linear(config.hidden_size, config.vocab_size)
+        self.frequencies = inverse_frequencies(config).to(self.embed_tokens.device)
+
+    def forward(
+        self,
+        token_ids: torch.Tensor,
+        positions: torch.Tensor,
+        cache: torch.Tensor,
+        batch: AttentionBatch,
+    ) -> torch.Tensor:
+        """Hidden states [T, hidden] of one packed step, normed, ready for ``logits``.
+
+        token_ids, positions: int64 [T].  cache: [layers, 2, blocks, block_size, Hkv, D]; the step's
+        keys and values are written into it.
+        """
+        hidden, residual = F.embedding(token_ids, self.embed_tokens), None
+        rotary = rotary_tables(positions, self.frequencies)
+        for layer, layer_cache in zip(self.layers, cache, strict=True):
+            hidden, residual = layer(hidden, residual, rotary, layer_cache, batch)
+        return self.norm(hidden, residual)[0]
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """float32 [n, vocab] from hidden [n, hidden]; call it on the rows that need it only."""
+        head = self.embed_tokens if self.lm_head is None else self.lm_head.weight
+        return F.linear(hidden, head).float()
+
+    def checkpoint_layout(self) -> dict[str, Pieces]:
+        """For each parameter, the checkpoint tensors that make it, in Hugging Face's names."""
+        return {name: self._pieces(name, p.shape) for name, p in self.named_parameters()}
+
+    def ignored_checkpoint_names(self) -> re.Pattern[str]:
+        """Tensors that may be in a checkpoint and are not needed: derived or tied ones."""
+        tied = "" if self.lm_head is not None else r"|lm_head\.weight"
+        return re.compile(r".*\.rotary_emb\.inv_freq" + tied)
+
+    def _pieces(self, name: str, shape: torch.Size) -> Pieces:
+        c = self.config
+        if name == "embed_tokens":
+            return [("model.embed_tokens.weight", tuple(shape))]
+        if name.startswith("lm_head"):
+            return [(name, tuple(shape))]
+        fused = {
+            "qkv_proj": (("q_proj", c.q_size), ("k_proj", c.kv_size), ("v_proj", c.kv_size)),
+            "gate_up_proj": (("gate_proj", c.intermediate_size), ("up_proj", c.intermediate_size)),
+        }
+        for part, pieces in fused.items():
+            if part in name:
+                rest = tuple(shape[1:])
+                return [(f"model.{name.replace(part, p)}", (rows, *rest)) for p, rows in pieces]
+        return [(f"model.{name}", tuple(shape))]
