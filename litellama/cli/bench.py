@@ -1,0 +1,135 @@
+"""``litellama bench`` (the engine against transformers) and ``litellama bench kernels``."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from litellama.cli import options
+from litellama.cli.console import fail, notice, stderr, stdout
+
+if TYPE_CHECKING:
+    from litellama.bench.engine import Work
+
+app = typer.Typer(invoke_without_command=True)
+
+Output = Annotated[
+    Path | None, typer.Option("--output", "-o", help="Write the record, repetitions included.")
+]
+
+
+@app.callback()
+def bench(
+    ctx: typer.Context,
+    model: options.Model = "smollm2",
+    device: options.Device = "auto",
+    dtype: options.DType = "auto",
+    batch: Annotated[int, typer.Option(help="Sequences at once.")] = 1,
+    prompt_tokens: Annotated[int, typer.Option(help="Tokens of each prompt.")] = 128,
+    new_tokens: Annotated[int, typer.Option(help="Tokens made after each prompt.")] = 64,
+    repeats: Annotated[int, typer.Option(help="Timed repetitions of each engine.")] = 3,
+    output: Output = None,
+) -> None:
+    """Compare the engine with transformers, or (bench kernels) each kernel with torch."""
+    if ctx.invoked_subcommand:
+        return
+    from litellama.bench import engine
+
+    _check_writable(output)
+    work = engine.Work(batch, prompt_tokens, new_tokens, repeats)
+    with stderr().status("starting") as status:
+        record = engine.run(model, work, device, dtype, progress=_progress(status))
+    _print_engine(record, work)
+    _write(record, output)
+    if record["dtype"] == "float32" and record["tokens"]["different"]:
+        fail("the two engines made different tokens in float32: see the counts above")
+
+
+@app.command()
+def kernels(
+    names: Annotated[list[str] | None, typer.Argument(help="Which ones; default: all.")] = None,
+    dtype: Annotated[list[str] | None, typer.Option(help="Repeat for several.")] = None,
+    tokens: Annotated[list[int] | None, typer.Option(help="Rows; repeat for several.")] = None,
+    repeats: Annotated[int, typer.Option(help="Timed repetitions.")] = 30,
+    output: Output = None,
+) -> None:
+    """Time each kernel on the GPU against torch, eager and compiled."""
+    from litellama.bench import kernels as bench_kernels
+
+    _check_writable(output)
+    with stderr().status("starting") as status:
+        record = bench_kernels.run(
+            names,
+            tuple(dtype or ("bfloat16",)),
+            tuple(tokens or bench_kernels.TOKENS),
+            repeats,
+            progress=_progress(status),
+        )
+    _print_kernels(record)
+    _write(record, output)
+
+
+def _progress(status: Any) -> Any:
+    """Show each step: in place on a terminal, as a line of its own in a log."""
+    return status.update if stderr().is_terminal else notice
+
+
+def _check_writable(output: Path | None) -> None:
+    """Refuse a place that cannot be written before minutes of measuring, not after."""
+    if output is not None and not output.absolute().parent.is_dir():
+        fail(f"cannot write {output}: there is no folder {output.absolute().parent}")
+
+
+def _write(record: dict[str, Any], output: Path | None) -> None:
+    if output is not None:
+        output.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+        notice(f"wrote {output}")
+
+
+def _print_engine(record: dict[str, Any], work: "Work") -> None:
+    where = record.get("gpu") or f"{record['cpu']}, {record['threads']} threads"
+    table = Table(
+        title=f"{record['model']}, {record['dtype']}, batch {work.batch}, {work.prompt_tokens} + "
+        f"{work.new_tokens} tokens, {where}",
+        caption="medians; limit: the weights read once per step at copy bandwidth, "
+        f"{record['copy_bytes_per_s'] / 1e9:.1f} GB/s",
+    )
+    table.add_column("engine")
+    for heading in ("first token, ms", "ms per step", "tokens/s", "of the limit", "litellama is"):
+        table.add_column(heading, justify="right")
+    ratios = record["times_faster_litellama"]
+    for name, peer in record["peers"].items():
+        table.add_row(
+            name,
+            f"{peer['first_token_ms']:.1f}",
+            f"{peer['ms_per_token']:.2f}",
+            f"{peer['decode_tokens_per_s']:.1f}",
+            f"{peer['fraction_of_limit']:.0%}",
+            f"{ratios[name]['decode']:.2f} × as fast" if name in ratios else "",
+        )
+    stdout().print(table)
+    tokens = record["tokens"]
+    stdout().print(
+        f"greedy sequences: {tokens['same']} the same, {tokens['tie']} parted at a tie, "
+        f"{tokens['different']} different"
+    )
+
+
+def _print_kernels(record: dict[str, Any]) -> None:
+    table = Table(
+        title=f"{record['gpu']}, copy {record['copy_bytes_per_s'] / 1e9:.0f} GB/s; medians, cold L2"
+    )
+    for heading in ("kernel", "shape", "dtype", "peer"):
+        table.add_column(heading)
+    for heading in ("µs", "GB/s", "of copy"):
+        table.add_column(heading, justify="right")
+    for row in record["results"]:
+        shape = "×".join(str(size) for size in row["shape"][0])
+        table.add_row(
+            row["kernel"], shape, row["dtype"], row["peer"], f"{row['median_us']:.1f}",
+            f"{row['gb_per_s']:.0f}", f"{row['fraction_of_copy']:.0%}",
+            end_section=row["peer"] == "torch.compile",
+        )  # fmt: skip
+    stdout().print(table)
