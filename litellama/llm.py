@@ -112,10 +112,13 @@ class LLM:
                 self._engine.take(request)
         return [output_of(request) for request in requests]
 
-    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Generator[str, None, None]:
+    def stream(
+        self, prompt: Prompt, params: SamplingParams | None = None
+    ) -> Generator[str, None, None]:
         """Complete one prompt, piece by piece; the pieces join to exactly generate's text.
 
-        The prompt is checked at once; closing the iterator aborts the request.
+        The prompt is checked at once; closing the generator aborts the request.  Its return value
+        (of ``yield from``) is generate's output.
         """
         ids = self._encode(prompt)
         request = self._submit(ids, params or SamplingParams())
@@ -172,14 +175,14 @@ class LLM:
             seed = int(torch.randint(2**63 - 1, ()))
         return self._engine.submit(ids, params, seed)
 
-    def _pieces(self, request: Request) -> Generator[str, None, None]:
+    def _pieces(self, request: Request) -> Generator[str, None, RequestOutput]:
         try:
             while True:
                 piece = self._engine.take(request)
                 if piece:
                     yield piece
                 elif request.finish_reason is not None:
-                    return
+                    return output_of(request)
                 else:
                     self._engine.step()
         finally:
