@@ -114,7 +114,7 @@ class LLM:
 
     def stream(
         self, prompt: Prompt, params: SamplingParams | None = None
-    ) -> Generator[str, None, None]:
+    ) -> Generator[str, None, RequestOutput]:
         """Complete one prompt, piece by piece; the pieces join to exactly generate's text.
 
         The prompt is checked at once; closing the generator aborts the request.  Its return value
