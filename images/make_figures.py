@@ -1,0 +1,157 @@
+"""Draw every picture in images/: ``python images/make_figures.py [FOLDER]`` (or ``make figures``).
+
+Each function returns one SVG as text and is listed in ``FIGURES`` under its file name, so the same
+call always gives the same files; tests/test_figures.py compares them with what is stored.
+"""
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from litellama.course.drawing import Drawing, engine_map
+
+LAST_LESSON = 18
+
+
+def decode_loop() -> str:
+    """Lesson 00: one token, from text to text."""
+    d = Drawing(
+        860,
+        132,
+        "One token: text becomes ids, the model gives a score for every word of the vocabulary, "
+        "softmax turns scores into probabilities, one id is drawn and appended, and round again.",
+    )
+    steps = [
+        ("text", '"The capital of"', "plain"),
+        ("ids", "[504, 3575, 282]", "plain"),
+        ("logits", "49,152 scores", "lit"),
+        ("probabilities", "they sum to 1", "plain"),
+        ("next id", "drawn", "plain"),
+    ]
+    verbs = ["tokenizer", "model", "softmax", "sample"]
+    w, gap, y = 116, 54, 56
+    for i, (name, note, style) in enumerate(steps):
+        x = 32 + i * (w + gap)
+        d.box(x, y, w, 54, name, style, note)
+        if i < len(verbs):
+            d.text(x + w + gap / 2, y + 20, verbs[i], 10.5, "soft")
+            d.arrow((x + w + 2, y + 28), (x + w + gap - 2, y + 28))
+    first, last = 32 + (w + gap) + w / 2, 32 + 4 * (w + gap) + w / 2
+    d.arrow((last, y - 1), (last, 32), (first, 32), (first, y - 1))
+    d.text((first + last) / 2, 24, "append the id to the ids, and go round again", 12, "soft")
+    return d.svg()
+
+
+def programs() -> str:
+    """Lesson 01: which program owns which elements of 10, with BLOCK = 4."""
+    d = Drawing(
+        760,
+        226,
+        "Ten elements in memory and three programs with a block of four lanes each. Program 0 owns "
+        "elements 0 to 3, program 1 owns 4 to 7, program 2 owns 8 and 9, and its last two lanes, "
+        "offsets 10 and 11, are masked.",
+    )
+    cell, left, top = 50, 130, 34
+    styles = ["lit", "orange", "green"]
+    d.text(24, top + 30, "memory", 13, "", "start")
+    d.text(24, 168, "programs", 13, "", "start")
+    for i in range(12):
+        program, x = i // 4, left + i * cell
+        inside = i < 10
+        d.box(x + 2, top, cell - 4, 46, f"a[{i}]" if inside else "", styles[program])
+        if not inside:
+            d.parts.pop()
+            d.box(x + 2, top, cell - 4, 46, "", "masked")
+            d.text(x + cell / 2, top + 28, "not ours", 9, "soft")
+        d.box(x + 6, 130, cell - 12, 32, str(i), styles[program] if inside else "masked", "", 12)
+        if inside:
+            d.arrow((x + cell / 2, 129), (x + cell / 2, top + 48))
+    for program in range(3):
+        x = left + program * 4 * cell
+        d.text(x + 2 * cell, 184, f"program_id = {program}", 13, "mono")
+    d.text(left, 210, "offsets = program_id * 4 + [0, 1, 2, 3]", 12, "soft mono", "start")
+    d.text(left + 12 * cell, 210, "mask = offsets < 10", 12, "soft mono", "end")
+    return d.svg()
+
+
+def traffic(
+    d: Drawing, x: float, y: float, w: float, name: str, reads: list[str], writes: list[str]
+) -> None:
+    """A kernel as a box above memory: an arrow up for each row it reads, down for each it writes."""
+    d.box(x, y, w, 44, name, "plain", "", 12)
+    slots = [(label, True) for label in reads] + [(label, False) for label in writes]
+    step = w / len(slots)
+    for i, (label, is_read) in enumerate(slots):
+        middle = x + (i + 0.5) * step
+        d.box(middle - 23, y + 92, 46, 28, label, "sky" if is_read else "orange", "", 12)
+        ends = ((middle, y + 91), (middle, y + 46))
+        d.arrow(*(ends if is_read else ends[::-1]))
+
+
+def legend(d: Drawing, y: float) -> None:
+    """The two colours of traffic."""
+    d.box(24, y - 12, 16, 16, "", "sky")
+    d.text(48, y, "a row of N read from memory", 12, "soft", "start")
+    d.box(250, y - 12, 16, 16, "", "orange")
+    d.text(274, y, "a row of N written to memory", 12, "soft", "start")
+
+
+def rms_norm_traffic() -> str:
+    """Lesson 03: what the torch expression moves, and what one pass moves."""
+    d = Drawing(
+        820,
+        214,
+        "RMSNorm as four torch operations moves seven rows: square reads x and writes its square, "
+        "mean reads it, multiply by the inverse root reads x and writes y, multiply by the weight "
+        "reads y and writes the result. As one kernel it moves two: read x, write the result.",
+    )
+    d.text(24, 30, "four operations: 7 rows", 13, "", "start")
+    d.text(670, 30, "one kernel: 2 rows", 13, "", "start")
+    traffic(d, 24, 44, 130, "square", ["x"], ["x²"])
+    traffic(d, 180, 44, 90, "mean", ["x²"], [])
+    traffic(d, 296, 44, 150, "× 1/rms", ["x"], ["y"])
+    traffic(d, 472, 44, 150, "× weight", ["y"], ["out"])
+    traffic(d, 670, 44, 126, "rms_norm", ["x"], ["out"])
+    legend(d, 196)
+    return d.svg()
+
+
+def skip_rms_norm_traffic() -> str:
+    """Lesson 03: add then norm, against both in one kernel."""
+    d = Drawing(
+        820,
+        214,
+        "As two kernels the add reads x and r and writes the sum s, and the norm reads s and writes "
+        "the result: five rows. As one kernel, skip_rms_norm reads x and r and writes s and the "
+        "result: four rows, because s is still in registers when the norm needs it.",
+    )
+    d.text(24, 30, "two kernels: 5 rows", 13, "", "start")
+    d.text(524, 30, "one kernel: 4 rows", 13, "", "start")
+    traffic(d, 24, 44, 220, "s = x + r", ["x", "r"], ["s"])
+    traffic(d, 276, 44, 150, "rms_norm(s)", ["s"], ["out"])
+    traffic(d, 524, 44, 272, "skip_rms_norm(x, r)", ["x", "r"], ["s", "out"])
+    legend(d, 196)
+    return d.svg()
+
+
+FIGURES: dict[str, Callable[[], str]] = {
+    "map.svg": engine_map,
+    **{f"map_{n:02d}.svg": partial(engine_map, n) for n in range(LAST_LESSON + 1)},
+    "decode_loop.svg": decode_loop,
+    "programs.svg": programs,
+    "rms_norm_traffic.svg": rms_norm_traffic,
+    "skip_rms_norm_traffic.svg": skip_rms_norm_traffic,
+}
+
+
+def main(folder: Path) -> None:
+    """Write every figure into ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, draw in FIGURES.items():
+        (folder / name).write_text(draw(), encoding="utf-8", newline="\n")
+    print(f"{len(FIGURES)} figures in {folder}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent)
