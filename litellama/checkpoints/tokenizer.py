@@ -1,0 +1,119 @@
+"""The tokenizer inside a GGUF file, as the files that ``AutoTokenizer`` reads."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from litellama.checkpoints.gguf import GGUFFile
+from litellama.errors import CheckpointError
+
+CONTROL, USER_DEFINED = 3, 4  # values of tokenizer.ggml.token_type
+
+# Where each byte-level vocabulary cuts a text before merging, by its name in tokenizer.ggml.pre.
+LLAMA3_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+SPLITS: dict[str, str | None] = {"gpt-2": None, "smollm": r"\p{N}", "llama-bpe": LLAMA3_SPLIT}
+
+
+def write_tokenizer(file: GGUFFile, folder: Path) -> None:
+    """Write ``tokenizer.json``, ``tokenizer_config.json`` and, if there is one, the chat template.
+
+    Byte-level BPE is built here; a SentencePiece vocabulary is left to transformers' own reading
+    of the file. Raises CheckpointError for any other kind.
+    """
+    kind = file.get("tokenizer.ggml.model", str)
+    template = file.metadata.get("tokenizer.chat_template")
+    if kind == "gpt2":
+        _write_byte_level(file, folder)
+    elif kind == "llama":
+        _write_sentencepiece(file, folder)
+    else:
+        raise CheckpointError(
+            f"{file.path} has a tokenizer of kind {kind!r}; 'gpt2' and 'llama' are supported"
+        )
+    if template is not None:
+        (folder / "chat_template.jinja").write_text(template, "utf-8")
+
+
+def _write_byte_level(file: GGUFFile, folder: Path) -> None:
+    from tokenizers import AddedToken, Tokenizer, decoders, models
+
+    tokens = file.get("tokenizer.ggml.tokens", list)
+    kinds = file.get("tokenizer.ggml.token_type", list)
+    merges = [tuple(merge.split(" ", 1)) for merge in file.get("tokenizer.ggml.merges", list)]
+    cut = file.get("tokenizer.ggml.pre", str, "gpt-2")
+    model = models.BPE(
+        vocab={token: index for index, token in enumerate(tokens)},
+        merges=merges,
+        # Llama 3's vocabulary has whole words that no sequence of merges reaches.
+        ignore_merges=cut == "llama-bpe",
+    )
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = _pre_tokenizer(file, cut)
+    tokenizer.decoder = decoders.ByteLevel()
+    whole: dict[int, list[AddedToken]] = {CONTROL: [], USER_DEFINED: []}
+    for token, token_kind in zip(tokens, kinds, strict=True):
+        if token_kind in whole:
+            whole[token_kind].append(AddedToken(token, normalized=False))
+    tokenizer.add_special_tokens(whole[CONTROL])
+    tokenizer.add_tokens(whole[USER_DEFINED])
+    special = _special_tokens(file, tokens)
+    if file.metadata.get("tokenizer.ggml.add_bos_token") and "bos_token" in special:
+        tokenizer.post_processor = _begin_with(special["bos_token"], tokens)
+    tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": file.get("llama.context_length", int),
+        "clean_up_tokenization_spaces": False,
+        **special,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+
+
+def _pre_tokenizer(file: GGUFFile, cut: str) -> Any:
+    from tokenizers import Regex
+    from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
+
+    if cut not in SPLITS:
+        raise CheckpointError(
+            f"{file.path} cuts text by the rules {cut!r} (tokenizer.ggml.pre); known are "
+            f"{', '.join(SPLITS)}. Convert the Hugging Face version of this model instead"
+        )
+    pattern = SPLITS[cut]
+    # Llama 3's pattern replaces GPT-2's; the others come before it or are it.
+    byte_level = ByteLevel(add_prefix_space=False, use_regex=cut != "llama-bpe")
+    if pattern is None:
+        return byte_level
+    return Sequence([Split(Regex(pattern), behavior="isolated"), byte_level])
+
+
+def _begin_with(bos: str, tokens: list[str]) -> Any:
+    from tokenizers.processors import TemplateProcessing
+
+    return TemplateProcessing(
+        single=f"{bos} $A", pair=f"{bos} $A $B", special_tokens=[(bos, tokens.index(bos))]
+    )
+
+
+def _special_tokens(file: GGUFFile, tokens: list[str]) -> dict[str, str]:
+    keys = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
+    special = {}
+    for name, key in keys.items():
+        index = file.metadata.get(f"tokenizer.ggml.{key}_token_id")
+        if index is None:
+            continue
+        if not 0 <= index < len(tokens):
+            raise CheckpointError(
+                f"{file.path} says {name} is token {index}, and it has {len(tokens)} tokens"
+            )
+        special[name] = tokens[index]
+    return special
+
+
+def _write_sentencepiece(file: GGUFFile, folder: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(file.path.parent, gguf_file=file.path.name)
+    tokenizer.save_pretrained(folder)
