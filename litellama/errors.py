@@ -11,3 +11,7 @@ class CheckpointError(ValueError):
 
 class RequestError(ValueError):
     """A prompt or a parameter that cannot be served."""
+
+
+class ExerciseError(ValueError):
+    """An exercise that does not exist, or one that was handed something other than a function."""
