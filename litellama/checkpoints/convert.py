@@ -1,7 +1,6 @@
 """Turn a GGUF file or a Hugging Face folder into a converted folder, whole or not at all."""
 
 import json
-import math
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -21,6 +20,7 @@ from litellama.checkpoints.safetensors_files import (
     StoredTensor,
     few,
     open_checkpoint,
+    read_tensor,
     write_checkpoint,
 )
 from litellama.errors import CheckpointError
@@ -140,10 +140,10 @@ def _read_bytes(tensor: StoredTensor) -> bytes:
 
 
 def _read_cast(tensor: StoredTensor, dtype: torch.dtype) -> torch.Tensor:
-    if math.prod(tensor.shape) == 0:
-        return torch.empty(tensor.shape, dtype=dtype)
-    data = bytearray(_read_bytes(tensor))
-    return torch.frombuffer(data, dtype=DTYPES[tensor.dtype]).view(tensor.shape).to(dtype)
+    stored = torch.empty(tensor.shape, dtype=DTYPES[tensor.dtype])
+    with tensor.file.open("rb", buffering=0) as file:
+        read_tensor(file, tensor, stored)
+    return stored.to(dtype)
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from io import RawIOBase
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -190,6 +191,20 @@ def _check_ranges(path: Path, tensors: list[StoredTensor], data_start: int, size
             f"{path} is corrupted: {size - position} bytes follow the last tensor. "
             "Download it again"
         )
+
+
+def read_tensor(opened: RawIOBase, tensor: StoredTensor, out: torch.Tensor) -> None:
+    """Read ``tensor`` from its file, opened unbuffered, into the contiguous CPU tensor ``out``.
+
+    ``out`` has the tensor's dtype and shape. Raises CheckpointError if the file has become shorter.
+    """
+    free = out.view(-1).view(torch.uint8).numpy().data if out.numel() else memoryview(b"")
+    opened.seek(tensor.start)
+    while len(free):
+        count = opened.readinto(free)  # one call reads 2 GB at most
+        if not count:
+            raise CheckpointError(f"{tensor.file} was cut while it was read: download it again")
+        free = free[count:]
 
 
 def _read_index(path: Path) -> dict[str, str]:

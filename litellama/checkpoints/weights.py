@@ -7,9 +7,14 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from safetensors import safe_open
 
-from litellama.checkpoints.safetensors_files import DTYPES, StoredTensor, few, open_checkpoint
+from litellama.checkpoints.safetensors_files import (
+    DTYPES,
+    StoredTensor,
+    few,
+    open_checkpoint,
+    read_tensor,
+)
 from litellama.errors import CheckpointError
 
 Layout = dict[str, list[tuple[str, tuple[int, ...]]]]
@@ -22,8 +27,8 @@ class LoadableModel(Protocol):
         """For each parameter, the checkpoint tensors that are stacked along dim 0 to make it."""
         ...
 
-    def ignored_checkpoint_names(self) -> re.Pattern[str]:
-        """Checkpoint tensors that are allowed and not read (the whole name must match)."""
+    def ignored_checkpoint_names(self) -> list[str | re.Pattern[str]]:
+        """Checkpoint tensors that are allowed and not read: names, or patterns of whole names."""
         ...
 
     def named_parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]: ...
@@ -42,8 +47,8 @@ def load_weights(model: LoadableModel, folder: str | Path) -> None:
 
     Everything is checked before the first copy: the files (``open_checkpoint``), that each tensor
     the model needs is there in its exact shape and as float32, float16 or bfloat16, and that none
-    is left over. Then tensor by tensor is copied from the mapped file to its rows of its parameter,
-    so a fused matrix (q, k, v) never exists twice. Raises CheckpointError.
+    is left over. Then each tensor is read straight into its rows of its parameter, so a fused
+    matrix (q, k, v) never exists twice. Raises CheckpointError.
     """
     layout = model.checkpoint_layout()
     parameters = dict(model.named_parameters())
@@ -77,7 +82,7 @@ def _check_layout(layout: Layout, parameters: dict[str, torch.nn.Parameter]) -> 
 def _check_coverage(
     layout: Layout,
     stored: dict[str, StoredTensor],
-    ignored: re.Pattern[str],
+    ignored: list[str | re.Pattern[str]],
     folder: str | Path,
 ) -> None:
     wanted = {name: shape for sources in layout.values() for name, shape in sources}
@@ -92,7 +97,7 @@ def _check_coverage(
             f"{folder} lacks {len(missing)} of the {len(wanted)} tensors that its config.json asks "
             f"for: {few(missing)}. Is the config.json the one of these weights?"
         )
-    extra = [name for name in stored if name not in wanted and not ignored.fullmatch(name)]
+    extra = [name for name in stored if name not in wanted and not _is_ignored(name, ignored)]
     if extra:
         raise CheckpointError(
             f"{folder} has {len(extra)} tensors that its config.json leaves no place for: "
@@ -109,6 +114,13 @@ def _check_coverage(
         )
 
 
+def _is_ignored(name: str, ignored: list[str | re.Pattern[str]]) -> bool:
+    return any(
+        name == rule if isinstance(rule, str) else rule.fullmatch(name) is not None
+        for rule in ignored
+    )
+
+
 def _parts(
     parameter: torch.nn.Parameter,
     sources: list[tuple[str, tuple[int, ...]]],
@@ -121,8 +133,14 @@ def _parts(
 
 
 def _copy(file: Path, parts: list[Part]) -> None:
-    """Copy one file's tensors; the file is mapped, so the only copy is into the parameter."""
-    # In the file's order, so that a disk reads forward.
-    with safe_open(file, framework="pt") as opened:
+    """Read one file's tensors into their rows, through a buffer only where a cast or a GPU asks."""
+    with file.open("rb", buffering=0) as opened:
+        # In the file's order, so that a disk reads forward.
         for part in sorted(parts, key=lambda part: part.stored.start):
-            part.rows.copy_(opened.get_tensor(part.stored.name))
+            rows, dtype = part.rows, DTYPES[part.stored.dtype]
+            if rows.device.type == "cpu" and rows.dtype == dtype and rows.is_contiguous():
+                read_tensor(opened, part.stored, rows)
+            else:
+                buffer = torch.empty(part.stored.shape, dtype=dtype)
+                read_tensor(opened, part.stored, buffer)
+                rows.copy_(buffer)
