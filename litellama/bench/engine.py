@@ -73,7 +73,9 @@ class Transformers:
 
     def __init__(self, folder: str, dtype: torch.dtype, device: torch.device) -> None:
         from transformers import AutoModelForCausalLM
+        from transformers.utils import logging
 
+        logging.disable_progress_bar()
         model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
         self.model = model.to(device).eval()
 
@@ -158,7 +160,7 @@ def summarise(
     """Medians per peer, and how many times faster the first peer is than each other, per pair.
 
     ``fraction_of_limit``: a decode step reads every weight once, which takes weight_bytes /
-    bandwidth seconds at the speed of a copy; that time over the measured step.
+    bandwidth seconds at the memory's speed; that time over the measured step.
     """
     ours, *others = times
 
@@ -235,8 +237,9 @@ def run(
     weight = next(llm.model.parameters())
     progress("loading transformers")
     theirs = Transformers(folder, weight.dtype, weight.device)
-    progress("measuring copy bandwidth")
-    bandwidth = machine.copy_bandwidth(weight.device)
+    progress("measuring the memory's bandwidth")
+    # A CPU's copy also reads the lines that it overwrites; a GPU's sum can fall short of its copy.
+    copy, read = machine.copy_bandwidth(weight.device), machine.read_bandwidth(weight.device)
     times, outputs = alternate([Litellama(llm), theirs], work, llm.config.vocab_size, progress)
     return {
         **machine.describe(weight.device),
@@ -244,7 +247,8 @@ def run(
         "dtype": str(weight.dtype).removeprefix("torch."),
         "work": asdict(work),
         "weight_bytes": weight_bytes(llm),
-        "copy_bytes_per_s": bandwidth,
-        **summarise(times, work, weight_bytes(llm), bandwidth),
+        "copy_bytes_per_s": copy,
+        "read_bytes_per_s": read,
+        **summarise(times, work, weight_bytes(llm), max(copy, read)),
         "tokens": compare_tokens(outputs, theirs.gap),
     }

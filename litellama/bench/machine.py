@@ -1,11 +1,11 @@
-"""What a figure was measured on, and the ceiling it is compared with: copy bandwidth."""
+"""What a figure was measured on, and the ceiling it is compared with: memory bandwidth."""
 
 import functools
 import os
 import platform
-import statistics
 import sys
 import time
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -54,23 +54,39 @@ def cpu_name() -> str:
     return names[0] if names else platform.machine()
 
 
+# Buffers far larger than any cache: bytes on a CPU, and on a GPU.
+CPU_BUFFER, GPU_BUFFER = 1 << 28, 1 << 30
+
+
 @functools.cache
 def copy_bandwidth(device: torch.device) -> float:
-    """Bytes per second of ``dst.copy_(src)``, read and written bytes both counted (a median).
-
-    The buffers are far larger than any cache: 256 MB each on a CPU, 1 GB each on a GPU.
-    """
-    size = 1 << (30 if device.type == "cuda" else 28)
-    src = torch.ones(size, dtype=torch.uint8, device=device)
+    """Bytes per second of ``dst.copy_(src)``, bytes read and bytes written both counted."""
+    src = torch.ones(_elements(device), device=device)
     dst = torch.empty_like(src)
+    return 2 * src.nbytes / _fastest(lambda: dst.copy_(src), device)
+
+
+@functools.cache
+def read_bandwidth(device: torch.device) -> float:
+    """Bytes per second of a sum: the speed at which this device reads without writing."""
+    src = torch.ones(_elements(device), device=device)
+    return src.nbytes / _fastest(src.sum, device)
+
+
+def _elements(device: torch.device) -> int:
+    return (GPU_BUFFER if device.type == "cuda" else CPU_BUFFER) // 4
+
+
+def _fastest(function: Callable[[], Any], device: torch.device, repeats: int = 10) -> float:
+    """Seconds of the fastest repetition: a ceiling is what the machine can do undisturbed."""
     seconds = []
-    for _ in range(8):
+    for _ in range(repeats):
         synchronize(device)
         start = time.perf_counter()
-        dst.copy_(src)
+        function()
         synchronize(device)
         seconds.append(time.perf_counter() - start)
-    return 2 * size / statistics.median(seconds[2:])
+    return min(seconds)
 
 
 def synchronize(device: torch.device) -> None:

@@ -93,21 +93,21 @@ def _print_engine(record: dict[str, Any], work: "Work") -> None:
     table = Table(
         title=f"{record['model']}, {record['dtype']}, batch {work.batch}, {work.prompt_tokens} + "
         f"{work.new_tokens} tokens, {where}",
-        caption="medians; limit: the weights read once per step at copy bandwidth, "
-        f"{record['copy_bytes_per_s'] / 1e9:.1f} GB/s",
+        caption="medians; limit: the weights read once a step at the memory's "
+        f"{max(record['copy_bytes_per_s'], record['read_bytes_per_s']) / 1e9:.1f} GB/s",
     )
-    table.add_column("engine")
-    for heading in ("first token, ms", "ms per step", "tokens/s", "of the limit", "litellama is"):
+    table.add_column("engine", no_wrap=True)
+    for heading in ("first token", "step", "tokens/s", "of limit", "litellama is"):
         table.add_column(heading, justify="right")
     ratios = record["times_faster_litellama"]
     for name, peer in record["peers"].items():
         table.add_row(
             name,
-            f"{peer['first_token_ms']:.1f}",
-            f"{peer['ms_per_token']:.2f}",
+            f"{peer['first_token_ms']:.0f} ms",
+            f"{peer['ms_per_token']:.2f} ms",
             f"{peer['decode_tokens_per_s']:.1f}",
             f"{peer['fraction_of_limit']:.0%}",
-            f"{ratios[name]['decode']:.2f} × as fast" if name in ratios else "",
+            f"{ratios[name]['decode']:.2f}× as fast" if name in ratios else "",
         )
     stdout().print(table)
     tokens = record["tokens"]
