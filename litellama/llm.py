@@ -11,7 +11,7 @@ from litellama.checkpoints import load_weights, resolve
 from litellama.config import ModelConfig
 from litellama.engine import Engine
 from litellama.engine.request import FinishReason, Request
-from litellama.errors import RequestError
+from litellama.errors import CheckpointError, RequestError
 from litellama.models import FAMILIES
 from litellama.models.decoder import Decoder
 from litellama.sampling import SamplingParams
@@ -200,9 +200,15 @@ class LLM:
 
 def load_tokenizer(folder: Path) -> Any:
     """The checkpoint's tokenizer, from its own files; no code from the checkpoint is run."""
-    from transformers import AutoTokenizer
+    # tokenizer.json says everything; going through AutoTokenizer only takes a second longer.
+    complete = (folder / "tokenizer.json").exists()
+    try:
+        import transformers
 
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        loader = transformers.PreTrainedTokenizerFast if complete else transformers.AutoTokenizer
+        return loader.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # transformers raises many kinds for a broken tokenizer file
+        raise CheckpointError(f"{folder}: the tokenizer could not be read: {error}") from error
 
 
 def load_model(

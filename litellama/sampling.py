@@ -106,7 +106,8 @@ def penalize(logits: torch.Tensor, tokens: Sequence[int], penalty: float) -> Non
 def truncate(probabilities: torch.Tensor, params: Sequence[SamplingParams]) -> torch.Tensor:
     """Zero the tokens that top-k, top-p and min-p drop, in that order: [n, vocab].
 
-    The result is not scaled to sum to 1.  The likeliest token is always kept.  Top-p measures the mass that top-k left.
+    The result is not scaled to sum to 1.  The likeliest token is always kept.  Top-p measures the
+    mass that top-k left.
     """
     if all(p.top_k == 0 and p.top_p == 1.0 and p.min_p == 0.0 for p in params):
         return probabilities

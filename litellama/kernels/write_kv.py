@@ -35,14 +35,15 @@ def write_kv_kernel(
 ):  # fmt: skip
     token = tl.program_id(0).to(tl.int64)
     slot = tl.load(slots_ptr + token).to(tl.int64)
-    heads = tl.arange(0, BLOCK_H)[:, None]
-    columns = tl.arange(0, BLOCK_D)[None, :]
-    inside = (heads < H) & (columns < D) & (slot >= 0)
-    target = slot * (H * D) + heads * D + columns
-    k = tl.load(k_ptr + token * k_token_stride + heads * k_head_stride + columns, mask=inside)
-    v = tl.load(v_ptr + token * v_token_stride + heads * v_head_stride + columns, mask=inside)
-    tl.store(k_cache_ptr + target, k, mask=inside)
-    tl.store(v_cache_ptr + target, v, mask=inside)
+    if slot >= 0:
+        heads = tl.arange(0, BLOCK_H)[:, None]
+        columns = tl.arange(0, BLOCK_D)[None, :]
+        inside = (heads < H) & (columns < D)
+        k_ptrs = k_ptr + token * k_token_stride + heads * k_head_stride + columns
+        v_ptrs = v_ptr + token * v_token_stride + heads * v_head_stride + columns
+        target = slot * (H * D) + heads * D + columns
+        tl.store(k_cache_ptr + target, tl.load(k_ptrs, mask=inside), mask=inside)
+        tl.store(v_cache_ptr + target, tl.load(v_ptrs, mask=inside), mask=inside)
 
 
 def write_kv(

@@ -150,10 +150,10 @@ class Decoder(nn.Module):
         """For each parameter, the checkpoint tensors that make it, in Hugging Face's names."""
         return {name: self._pieces(name, p.shape) for name, p in self.named_parameters()}
 
-    def ignored_checkpoint_names(self) -> re.Pattern[str]:
+    def ignored_checkpoint_names(self) -> list[str | re.Pattern[str]]:
         """Tensors that may be in a checkpoint and are not needed: derived or tied ones."""
-        tied = "" if self.lm_head is not None else r"|lm_head\.weight"
-        return re.compile(r".*\.rotary_emb\.inv_freq" + tied)
+        derived = re.compile(r".*\.rotary_emb\.inv_freq")
+        return [derived] if self.lm_head is not None else [derived, "lm_head.weight"]
 
     def _pieces(self, name: str, shape: torch.Size) -> Pieces:
         c = self.config
