@@ -12,7 +12,9 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("torch", "triton", "transformers", "numpy", "litellama")
+import litellama
+
+PACKAGES = ("torch", "triton", "transformers", "numpy")
 
 
 def describe(device: torch.device) -> dict[str, Any]:
@@ -41,7 +43,7 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     # The build of torch in use (2.13.0+cpu, +cu130 or +rocm7) says more than the package's version.
-    return found | {"torch": str(torch.__version__)}
+    return found | {"torch": str(torch.__version__), "litellama": litellama.__version__}
 
 
 def cpu_name() -> str:

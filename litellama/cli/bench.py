@@ -1,6 +1,7 @@
 """``litellama bench`` (the engine against transformers) and ``litellama bench kernels``."""
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -84,8 +85,14 @@ def _check_writable(output: Path | None) -> None:
 
 def _write(record: dict[str, Any], output: Path | None) -> None:
     if output is not None:
-        output.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+        text = json.dumps(record, indent=1, ensure_ascii=False)
+        text = re.sub(r"\[\s+([^][{}]*?)\s+\]", _on_one_line, text)
+        output.write_text(text + "\n", encoding="utf-8")
         notice(f"wrote {output}")
+
+
+def _on_one_line(innermost_list: re.Match[str]) -> str:
+    return f"[{' '.join(innermost_list[1].split())}]"
 
 
 def _print_engine(record: dict[str, Any], work: "Work") -> None:
@@ -118,18 +125,23 @@ def _print_engine(record: dict[str, Any], work: "Work") -> None:
 
 
 def _print_kernels(record: dict[str, Any]) -> None:
+    """One line for each kernel and shape, with the peers side by side."""
+    peers = list(dict.fromkeys(row["peer"] for row in record["results"]))
     table = Table(
-        title=f"{record['gpu']}, copy {record['copy_bytes_per_s'] / 1e9:.0f} GB/s; medians, cold L2"
+        title=f"GB/s on {record['gpu']}",
+        caption=f"medians, cold L2 cache; a copy: {record['copy_bytes_per_s'] / 1e9:.0f} GB/s",
     )
-    for heading in ("kernel", "shape", "dtype", "peer"):
-        table.add_column(heading)
-    for heading in ("µs", "GB/s", "of copy"):
+    for heading in ("kernel", "shape", "dtype"):
+        table.add_column(heading, no_wrap=True)
+    for heading in (*peers, "of a copy"):
         table.add_column(heading, justify="right")
+    lines: dict[tuple[str, str, str], dict[str, str]] = {}
     for row in record["results"]:
-        shape = "×".join(str(size) for size in row["shape"][0])
-        table.add_row(
-            row["kernel"], shape, row["dtype"], row["peer"], f"{row['median_us']:.1f}",
-            f"{row['gb_per_s']:.0f}", f"{row['fraction_of_copy']:.0%}",
-            end_section=row["peer"] == "torch.compile",
-        )  # fmt: skip
+        key = (row["kernel"], "×".join(str(size) for size in row["shape"][0]), row["dtype"])
+        line = lines.setdefault(key, {})
+        line[row["peer"]] = f"{row['gb_per_s']:.0f}"
+        if row["peer"] == "litellama":
+            line["of a copy"] = f"{row['fraction_of_copy']:.0%}"
+    for key, line in lines.items():
+        table.add_row(*key, *(line[heading] for heading in (*peers, "of a copy")))
     stdout().print(table)
