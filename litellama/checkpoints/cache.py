@@ -1,6 +1,7 @@
 """Where converted models are kept, and how a folder is made so that it is whole or not there."""
 
 import errno
+import glob
 import hashlib
 import os
 import shutil
@@ -35,7 +36,7 @@ def making(dst: Path) -> Iterator[Path]:
     scratch: Path | None = None
     try:
         dst.parent.mkdir(parents=True, exist_ok=True)
-        for stale in dst.parent.glob(f".{dst.name}.partial-*"):
+        for stale in dst.parent.glob(f".{glob.escape(dst.name)}.partial-*"):
             shutil.rmtree(stale, ignore_errors=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{dst.name}.partial-", dir=dst.parent))
         (scratch / "made").mkdir()

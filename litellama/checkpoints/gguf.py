@@ -102,8 +102,12 @@ class GGUFFile:
     def _string(self) -> str:
         size = self._scalar("Q")
         start = self._take(size)
-        # Vocabularies may hold pieces of characters; such bytes must not stop the reading.
-        return self._data[start : start + size].decode("utf-8", errors="surrogateescape")
+        try:
+            return self._data[start : start + size].decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise CheckpointError(
+                f"{self.path} is corrupted: the string at byte {start} is not UTF-8"
+            ) from error
 
     def _value(self, kind: int) -> Any:
         if kind in SCALARS:
@@ -207,7 +211,13 @@ def hf_config(file: GGUFFile) -> dict[str, Any]:
         raise CheckpointError(f"{file.path} is a mixture of experts, which is not supported")
     heads = file.get("llama.attention.head_count", int)
     hidden = file.get("llama.embedding_length", int)
-    head_dim = file.get("llama.rope.dimension_count", int, hidden // max(heads, 1))
+    head_dim = file.get("llama.attention.key_length", int, hidden // max(heads, 1))
+    rotated = file.get("llama.rope.dimension_count", int, head_dim)
+    if rotated != head_dim:
+        raise CheckpointError(
+            f"{file.path} rotates {rotated} of the {head_dim} dimensions of a head; only all of "
+            "them is supported"
+        )
     theta = _shortest(file.get("llama.rope.freq_base", float, 10000.0))
     vocabulary = file.get("tokenizer.ggml.tokens", list)
     return {
@@ -219,7 +229,7 @@ def hf_config(file: GGUFFile) -> dict[str, Any]:
         "num_hidden_layers": file.get("llama.block_count", int),
         "num_attention_heads": heads,
         "num_key_value_heads": file.get("llama.attention.head_count_kv", int, heads),
-        "head_dim": file.get("llama.attention.key_length", int, head_dim),
+        "head_dim": head_dim,
         "hidden_act": "silu",
         "max_position_embeddings": file.get("llama.context_length", int),
         "rms_norm_eps": _shortest(file.get("llama.attention.layer_norm_rms_epsilon", float)),
@@ -309,10 +319,10 @@ def hf_tensors(file: GGUFFile, config: dict[str, Any], dtype: torch.dtype) -> li
         assert ours is not None
         tensor = file.tensors[name]
         permuted = next((count for part, count in heads.items() if f".{part}." in name), 0)
-        if permuted and tensor.shape[0] % (2 * permuted):
+        if permuted and (len(tensor.shape) != 2 or tensor.shape[0] % (2 * permuted)):
             raise CheckpointError(
-                f"{file.path}: {name!r} has {tensor.shape[0]} rows, not a whole even number for "
-                f"each of {permuted} heads"
+                f"{file.path}: {name!r} has shape {list(tensor.shape)}, whose rows do not make "
+                f"{permuted} heads of an even size"
             )
         read = _reader(file, tensor, permuted)
         made.append(NewTensor(ours, DTYPE_NAMES[dtype], tensor.shape, read))

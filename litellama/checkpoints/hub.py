@@ -4,16 +4,21 @@ import json
 from pathlib import Path
 from shutil import rmtree
 
-from litellama.checkpoints.convert import SIDE_FILES
+from litellama.checkpoints.cache import require_space
+from litellama.checkpoints.conversion import SIDE_FILES
 from litellama.checkpoints.safetensors_files import INDEX, PICKLES, open_checkpoint
 from litellama.errors import CheckpointError
 
-WANTED = ("model.safetensors", "model-*.safetensors", INDEX, *SIDE_FILES)
+WANTED = ("*.safetensors", INDEX, *SIDE_FILES)
+# Subfolders hold other formats; consolidated files are a second copy of the weights.
+UNWANTED = ("*/*", "consolidated*")
 TIMEOUT = 10.0  # seconds to wait for the hub's first answer
 
 
-def fetch(name: str, folder: Path, timeout: float = TIMEOUT) -> None:
+def fetch(name: str, folder: Path, endpoint: str | None = None, timeout: float = TIMEOUT) -> None:
     """Fill ``folder`` with the hub's model ``name`` (OWNER/NAME) and check what came.
+
+    ``endpoint`` is another hub than huggingface.co (as the variable HF_ENDPOINT is).
 
     Raises CheckpointError when the hub cannot be reached, has no such model or wants a licence to
     be accepted, and when the model has no safetensors or could only run with its own code.
@@ -26,17 +31,24 @@ def fetch(name: str, folder: Path, timeout: float = TIMEOUT) -> None:
         OfflineModeIsEnabled,
         RepositoryNotFoundError,
     )
+    from huggingface_hub.utils import filter_repo_objects
 
     try:
-        info = HfApi().model_info(name, timeout=timeout)
-        _check_listing(name, [sibling.rfilename for sibling in info.siblings or ()])
+        info = HfApi(endpoint=endpoint).model_info(name, files_metadata=True, timeout=timeout)
+        files = {sibling.rfilename: sibling.size or 0 for sibling in info.siblings or ()}
+        _check_listing(name, list(files))
+        wanted = filter_repo_objects(
+            files, allow_patterns=list(WANTED), ignore_patterns=list(UNWANTED)
+        )
+        require_space(folder, sum(files[file] for file in wanted))
         snapshot_download(
             name,
             revision=info.sha,
             local_dir=folder,
             allow_patterns=list(WANTED),
-            ignore_patterns=["*/*"],
+            ignore_patterns=list(UNWANTED),
             etag_timeout=timeout,
+            endpoint=endpoint,
         )
     except GatedRepoError as error:
         raise CheckpointError(

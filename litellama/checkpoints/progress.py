@@ -6,13 +6,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 LONG_WORK = 64 * 2**20
-"""Bytes; less than this is done in well under a second and is not worth a line."""
+"""Bytes to write; fewer are done in well under a second and are not worth a line."""
 
 
 @contextmanager
-def progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
+def progress(
+    description: str, total: int, long_work: int = LONG_WORK
+) -> Iterator[Callable[[int], None]]:
     """Yield ``advance(n)``, to be called as ``n`` more of ``total`` bytes are done."""
-    if total < LONG_WORK:
+    if total < long_work:
         yield lambda count: None
     elif sys.stderr.isatty():
         with _bar(description, total) as advance:

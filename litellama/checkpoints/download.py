@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from litellama.checkpoints import cache, hub
-from litellama.checkpoints.convert import convert_into
-from litellama.checkpoints.progress import plain
+from litellama.checkpoints.conversion import convert_into
+from litellama.checkpoints.progress import plain, progress
 from litellama.errors import CheckpointError
 
 CHUNK = 2**20  # bytes
+LONG_HASH = 2**30  # bytes, about a second
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ PACKAGED = {
         converted_bytes=545_000_000,
     )
 }
-HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+# Of the hub's own rules; "--" is not allowed there, so it can stand for "/" in a folder's name.
+HUB_NAME = re.compile(r"(?!.*(--|\.\.))[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
 def resolve(name_or_path: str | Path) -> Path:
@@ -197,5 +199,9 @@ def verify(path: Path, expected: str) -> None:
 
 def sha256(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    digest, size = hashlib.sha256(), path.stat().st_size
+    with path.open("rb") as file, progress(f"Hashing {path.name}", size, LONG_HASH) as advance:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+            advance(len(chunk))
+    return digest.hexdigest()
