@@ -31,7 +31,7 @@ class Attempt:
     @property
     def results(self) -> tuple[Any, ...]:
         """What came back, as a tuple even where it is one tensor."""
-        return self.got if isinstance(self.got, tuple) else (self.got,)
+        return tuple(self.got) if isinstance(self.got, tuple | list) else (self.got,)
 
 
 def device() -> torch.device:

@@ -122,8 +122,8 @@ def _raised(exercise: Exercise, made: Attempt) -> Diagnosis | None:
 def _returned_nothing(exercise: Exercise, made: Attempt) -> Diagnosis | None:
     if not any(result is None for result in made.results):
         return None
-    outputs = " and ".join(exercise.outputs)
-    if isinstance(made.got, tuple):
+    outputs = ", ".join(exercise.outputs)
+    if len(made.results) > 1:
         text = f"One of the results is None; expected {outputs}."
     else:
         text = (
@@ -151,7 +151,7 @@ def _wrong_form(exercise: Exercise, made: Attempt) -> Diagnosis | None:
             return Diagnosis("wrong type", text, where)
         if got.shape != want.shape:
             text = f"{name} should have shape {list(want.shape)}, got {list(got.shape)}."
-            if got.ndim > 1 and got.shape == want.mT.shape:
+            if want.ndim > 1 and got.shape == want.mT.shape:
                 return Diagnosis("transposed", text + " Rows and columns are exchanged.", where)
             return Diagnosis("wrong shape", text, where)
         if got.dtype != made.dtype:
@@ -188,6 +188,8 @@ def _known_mistake(evidence: Evidence) -> Diagnosis | None:
 
 def _explains(function: Callable[..., Any], evidence: Evidence) -> bool:
     """Whether the results are those of ``function`` wherever it differs from the truth."""
+    if any(_has_unwritten(made) for made in evidence.failed):
+        return False  # what was never written is NaN, and would agree with any NaN
     differs = False
     for made in evidence.attempts:
         allowed = tolerance(evidence.exercise, made.dtype)
@@ -368,9 +370,9 @@ def _factor(evidence: Evidence) -> Diagnosis | None:
     factors = []
     for made in evidence.failed:
         allowed = MISTAKE_SLACK * tolerance(evidence.exercise, made.dtype)
-        for got, want in zip(made.results, made.want, strict=True):
-            if wrong(got, want, allowed).any():
-                factor = _ratio(_numbers(got), _numbers(want), allowed)
+        for got, want in zip(map(_numbers, made.results), map(_numbers, made.want), strict=True):
+            if want.numel() >= 4 and wrong(got, want, allowed).any():  # fewer fit by chance
+                factor = _ratio(got, want, allowed)
                 if factor is None:
                     return None
                 factors.append((factor, made))
@@ -389,7 +391,7 @@ def _factor(evidence: Evidence) -> Diagnosis | None:
 def _ratio(got: torch.Tensor, want: torch.Tensor, allowed: float) -> float | None:
     """The one number c with got = c * want, or None."""
     large = want.abs() > 0.1 * want.abs().mean()
-    if want.numel() < 4 or not large.any():
+    if not large.any():
         return None
     ratio = float((got[large] / want[large]).median())
     fits = math.isfinite(ratio) and ratio != 0 and not wrong(got, ratio * want, allowed).any()
@@ -419,8 +421,8 @@ def _nearly(evidence: Evidence) -> Diagnosis | None:
         return None
     text = (
         f"Very near: the largest relative error is {error:.1g}, and "
-        f"{tolerance(evidence.exercise, evidence.first.dtype):.1g} is allowed. Look for a constant "
-        f"that is slightly off, or for a sum in too few digits."
+        f"{tolerance(evidence.exercise, evidence.first.dtype):.1g} is allowed. Errors of "
+        f"this size come from a sum or a product kept in float16, or from a constant slightly off."
     )
     return Diagnosis("nearly", text)
 
@@ -438,8 +440,8 @@ _GUESSES: tuple[Callable[[Evidence], Diagnosis | None], ...] = (
     _nothing_written,
     _partly_written,
     _swapped,
-    _not_finite,
     _ignores_strides,
+    _not_finite,
     _all_zero,
     _in_half_only,
     _transposed,
@@ -572,6 +574,10 @@ def _index(marked: torch.Tensor) -> str:
 
 def _numbers(value: Any) -> torch.Tensor:
     return torch.as_tensor(value).detach().cpu().double()
+
+
+def _has_unwritten(made: Attempt) -> bool:
+    return any(isinstance(r, torch.Tensor) and bool(unwritten(r).any()) for r in made.results)
 
 
 def _is_right(exercise: Exercise, made: Attempt) -> bool:

@@ -110,7 +110,8 @@ class Memory:
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
         """Guard what is made inside the block, and watch the interpreter's loads and stores."""
-        with _GuardedFactories(self), _watched_interpreter(self):
+        # numpy, which the interpreter runs on, would warn of each overflow: check says it better.
+        with _GuardedFactories(self), _watched_interpreter(self), np.errstate(all="ignore"):
             yield
 
     def guard_made(self, tensor: torch.Tensor, keep: bool) -> torch.Tensor:

@@ -171,9 +171,8 @@ def _slices(rows: int, columns: int, wide_a: int, wide_b: int):
 def _as_if_packed(x: torch.Tensor, row_stride: int) -> torch.Tensor:
     """Read x with a wrong row stride (what lies outside is read as NaN, and matches nothing)."""
     rows, columns = x.shape
-    row = torch.arange(rows, device=x.device)[:, None]
-    index: torch.Tensor = row * row_stride + torch.arange(columns, device=x.device)
-    index = index + x.storage_offset()
+    starts = torch.arange(rows, device=x.device).mul(row_stride).add(x.storage_offset())
+    index = starts[:, None].add(torch.arange(columns, device=x.device))
     flat = x.as_strided((x.untyped_storage().nbytes() // x.element_size(),), (1,), 0)
     return flat[index.clamp_max(flat.numel() - 1)]
 

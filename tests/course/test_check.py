@@ -1,0 +1,299 @@
+"""check and hint: the verdicts that no exercise owns, and what the check sees of memory."""
+
+import math
+
+import pytest
+import torch
+
+from litellama.course import check, hint
+from litellama.course.check import examine, reset_hints
+from litellama.course.exercise import Case, Exercise, Maker, Mistake
+from litellama.course.exercises import all_exercises, find
+from litellama.course.memory import Memory, OutOfBoundsError, unwritten
+from litellama.errors import ExerciseError
+from litellama.kernels.backend import interpreting, tl, triton
+
+CPU = torch.device("cpu")
+
+
+def diagnosis(name, fn) -> str:
+    return examine(find(name), fn).name
+
+
+# --- check and hint ------------------------------------------------------------------------------
+
+
+def test_check_prints_a_verdict_and_returns_it(capsys):
+    assert check("mul", torch.mul) is True
+    assert "mul: right. 8 cases" in capsys.readouterr().out
+    assert check("mul", torch.add) is False
+    out = capsys.readouterr().out
+    assert out.startswith("mul: not yet.\n")
+    assert 'Case "one full block": a [1024] float32, b [1024] float32' in out
+    assert "out[0]: expected" in out
+    assert "the two are added" in out
+
+
+def test_an_unknown_name_lists_close_ones():
+    with pytest.raises(ExerciseError, match="did you mean 'rms_norm'"):
+        check("rmsnorm", torch.mul)
+    with pytest.raises(ExerciseError, match="the exercises are mul"):
+        hint("zzz")
+
+
+def test_hints_go_on_to_the_end_and_then_name_the_solution(capsys):
+    reset_hints()
+    hints = find("mul").hints
+    for number, text in enumerate(hints, start=1):
+        hint("mul")
+        assert capsys.readouterr().out == f"Hint {number} of {len(hints)}: {text}\n"
+    for _ in range(2):
+        hint("mul")
+        out = capsys.readouterr().out
+        assert "no more hints" in out
+        assert "solutions/01_first_triton_kernel.ipynb" in out
+    reset_hints()
+
+
+def test_exercise_names_are_unique_and_in_the_order_of_lessons():
+    lessons = [exercise.lesson for exercise in all_exercises().values()]
+    assert lessons == sorted(lessons)
+
+
+# --- handed in wrongly ---------------------------------------------------------------------------
+
+
+@triton.jit
+def a_kernel(a_ptr, b_ptr, BLOCK: tl.constexpr):
+    pass
+
+
+@pytest.mark.parametrize("thing", [a_kernel, torch.ones(3), None, 3], ids=type)
+def test_what_is_not_a_launcher_is_refused_politely(thing):
+    assert diagnosis("mul", thing) == "not a function"
+
+
+def test_a_wrong_number_of_parameters():
+    verdict = examine(find("mul"), lambda a: a)
+    assert verdict.name == "raised"
+    assert "TypeError" in verdict.text
+
+
+def test_an_error_shows_the_learners_own_line():
+    def broken(a, b):
+        return a * undefined_name  # noqa: F821
+
+    verdict = examine(find("mul"), broken)
+    assert verdict.name == "raised"
+    assert "NameError: name 'undefined_name' is not defined" in verdict.text
+    assert "return a * undefined_name" in verdict.text
+
+
+@triton.jit
+def mismatched_kernel(a_ptr, out_ptr, n, BLOCK: tl.constexpr):
+    offsets = tl.arange(0, BLOCK)
+    a = tl.load(a_ptr + offsets, mask=tl.arange(0, 2 * BLOCK) < n)
+    tl.store(out_ptr + offsets, a, mask=offsets < n)
+
+
+def test_an_error_inside_a_kernel_shows_the_kernels_line_and_a_translation():
+    def launcher(a, b):
+        out = torch.empty_like(a)
+        mismatched_kernel[(1,)](a, out, a.numel(), BLOCK=64)
+        return out
+
+    verdict = examine(find("mul"), launcher)
+    assert verdict.name == "raised"
+    assert "tl.arange(0, 2 * BLOCK)" in verdict.text
+    assert "Two blocks have different shapes" in verdict.text
+
+
+def test_an_interrupt_is_not_swallowed():
+    def interrupted(a, b):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        examine(find("mul"), interrupted)
+
+
+# --- read off the numbers ------------------------------------------------------------------------
+
+
+def half_of(x):
+    return x.half() if x.dtype == torch.float32 else x
+
+
+GENERIC = {
+    "wrong type": lambda a, b: 3.0,
+    "wrong number of results": lambda a, b: (a * b, a),
+    "wrong shape": lambda a, b: (a * b)[None],
+    "wrong dtype": lambda a, b: (a * b).double(),
+    "returned None": lambda a, b: None,
+    "modified its inputs": lambda a, b: a.mul_(b),
+    "nothing written": lambda a, b: torch.empty_like(a),
+    "all zero": lambda a, b: torch.zeros_like(a),
+    "constant factor": lambda a, b: 3 * a * b,
+    "not finite": lambda a, b: a * b / 0 * 0,
+    "nearly": lambda a, b: a * b * (1 + 1e-4 * torch.sin(a)),
+    "wrong values": lambda a, b: torch.sin(a) * b,
+    "half precision": lambda a, b: a * b * (1 if a.dtype == torch.float32 else 1 + a.abs() / 50),
+    "last block": lambda a, b: a * b + (a.numel() % 64 > 0),
+}
+
+
+@pytest.mark.parametrize("name", GENERIC)
+def test_generic_diagnoses(name):
+    assert diagnosis("mul", GENERIC[name]) == name
+
+
+def test_a_transposed_shape_and_transposed_numbers():
+    assert diagnosis("mul_rows", lambda a, b: (a * b).T) == "transposed"
+    by_columns = lambda a, b: (a * b).T.reshape(a.shape)  # noqa: E731
+    assert diagnosis("mul_rows", by_columns) == "transposed"
+
+
+def test_strides_ignored_is_told_from_the_same_numbers_in_contiguous_memory():
+    packed = lambda x: x.as_strided(x.shape, (x.shape[1], 1), x.storage_offset())  # noqa: E731
+    assert diagnosis("mul_rows", lambda a, b: packed(a) * packed(b)) == "strides ignored"
+
+
+def test_the_factor_is_named():
+    text = examine(find("mul"), lambda a, b: -2 * a * b).text
+    assert "Every element is -2 times what it should be." in text
+
+
+def test_overflow_in_half_precision():
+    def squares_in_half(x, weight, eps):
+        mean = (x * x).mean(-1, keepdim=True).float()
+        return (x.float() * torch.rsqrt(mean + eps) * weight).to(x.dtype) / (mean < math.inf)
+
+    found = examine(find("rms_norm"), squares_in_half)
+    assert found.name == "overflow in half precision", found.text
+
+
+def test_two_correct_results_in_the_wrong_order():
+    right = find("skip_rms_norm").reference
+    assert diagnosis("skip_rms_norm", lambda *args: right(*args)[::-1]) == "results exchanged"
+
+
+def test_a_tolerance_is_not_stretched_by_one_large_element():
+    """Errors are measured against the element and the scale of the case, not the maximum."""
+    exercise = Exercise(
+        "probe", "01_x", "", 1, 1, lambda x: x,
+        (Case("mixed", lambda m: (torch.cat([m.normal(1000), m.full(1, value=20.0)]),)),), (), (),
+    )  # fmt: skip
+    assert examine(exercise, lambda x: x.clone()).passed
+    assert not examine(exercise, lambda x: x + 1e-3).passed
+
+
+def test_a_mistake_must_agree_everywhere_it_differs():
+    """A mistake that explains one case of two is not named."""
+    always = Mistake("always", lambda x: x + 1, "one is added.")
+    cases = tuple(Case(f"{n}", lambda m, n=n: (m.normal(n),)) for n in (64, 128))
+    exercise = Exercise("probe", "01_x", "", 1, 1, lambda x: x.clone(), cases, (always,), ())
+    assert examine(exercise, lambda x: x + 1).name == "always"
+    assert examine(exercise, lambda x: x + (len(x) > 64)).name != "always"
+
+
+def test_cases_are_the_same_on_every_run():
+    for exercise in all_exercises().values():
+        for case in exercise.cases:
+            for one, two in zip(case.make(Maker(7)), case.make(Maker(7)), strict=True):
+                if isinstance(one, torch.Tensor):
+                    assert torch.equal(one, two)
+                else:
+                    assert one == two
+
+
+# --- memory --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_fresh_memory_is_known_until_it_is_written(dtype):
+    memory = Memory()
+    with memory.watching():
+        made = torch.empty(3, 5, dtype=dtype)
+        zeros = torch.zeros(4, dtype=dtype)
+    assert made.isnan().all()
+    assert unwritten(made).all()
+    made[1] = math.nan  # a NaN that was computed is not "unwritten"
+    made[2] = made[0] + 1
+    assert unwritten(made).tolist() == [[True] * 5, [False] * 5, [False] * 5]
+    assert not unwritten(zeros).any()
+    assert zeros.eq(0).all()
+
+
+def test_a_guarded_input_keeps_values_and_strides_and_poisons_the_gaps():
+    x = torch.arange(12.0).reshape(3, 4)[:, 1:3]
+    guarded = Memory().guard_input(x, "x", CPU)
+    assert torch.equal(guarded, x)
+    assert guarded.stride() == x.stride()
+    assert guarded.as_strided((1,), (1,), guarded.storage_offset() + 2).isnan().all()
+
+
+def test_writes_beside_a_tensor_leave_traces():
+    memory = Memory()
+    x = memory.guard_input(torch.ones(10), "x", CPU)
+    assert memory.faults() == []
+    assert memory.modified_inputs() == []
+    x.as_strided((1,), (1,), x.storage_offset() + 10).zero_()
+    (fault,) = memory.faults()
+    assert (fault.action, fault.tensor, fault.side) == ("store", "x", "past the end")
+    assert memory.modified_inputs() == []
+    x[0] = 5
+    assert memory.modified_inputs() == ["x"]
+
+
+@triton.jit
+def shifted_copy_kernel(x_ptr, out_ptr, n, shift, BLOCK: tl.constexpr):
+    offsets = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    x = tl.load(x_ptr + offsets + shift, mask=offsets < n)
+    tl.store(out_ptr + offsets, x, mask=offsets < n)
+
+
+@pytest.mark.skipif(not interpreting(), reason="pointers are watched in the interpreter only")
+@pytest.mark.parametrize(
+    ("shift", "side"), [(0, None), (3, "past the end"), (-2, "before the start")]
+)
+def test_the_interpreters_loads_are_watched(shift, side):
+    memory = Memory()
+    x = memory.guard_input(torch.ones(100), "x", CPU)
+    with memory.watching():
+        out = torch.empty_like(x)
+        shifted_copy_kernel[(2,)](x, out, 100, shift, BLOCK=64)
+    seen = [(f.action, f.tensor, f.elements, f.side) for f in memory.faults()]
+    assert seen == ([] if side is None else [("load", "x", abs(shift), side)])
+
+
+@pytest.mark.skipif(not interpreting(), reason="pointers are watched in the interpreter only")
+def test_a_wild_pointer_is_an_error_and_not_a_crash():
+    memory = Memory()
+    x = memory.guard_input(torch.ones(100), "x", CPU)
+    with pytest.raises(Exception, match="outside every tensor") as caught, memory.watching():
+        shifted_copy_kernel[(1,)](x, torch.empty_like(x), 100, 10**8, BLOCK=64)
+    root = caught.value
+    while root.__cause__ is not None:
+        root = root.__cause__
+    assert isinstance(root, OutOfBoundsError)
+
+
+@pytest.mark.skipif(not interpreting(), reason="pointers are watched in the interpreter only")
+def test_tensors_that_the_function_computes_are_its_own_business():
+    """A temporary, such as x.contiguous(), is no guarded tensor: reading it is no fault."""
+    memory = Memory()
+    x = memory.guard_input(torch.ones(10, 8)[:, :4], "x", CPU)
+    with memory.watching():
+        dense = x.contiguous()
+        out = torch.empty_like(dense)
+        shifted_copy_kernel[(1,)](dense, out, 40, 0, BLOCK=64)
+    assert memory.faults() == []
+    assert torch.equal(out, dense)
+
+
+def test_nothing_stays_patched_after_a_check():
+    check("mul", torch.mul)
+    assert not torch.empty(4096).isnan().all()
+    if interpreting():
+        from triton.runtime.interpreter import InterpreterBuilder
+
+        assert InterpreterBuilder.create_masked_load.__name__ == "create_masked_load"
