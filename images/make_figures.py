@@ -23,8 +23,8 @@ def decode_loop() -> str:
         "softmax turns scores into probabilities, one id is drawn and appended, and round again.",
     )
     steps = [
-        ("text", '"The capital of"', "plain"),
-        ("ids", "[504, 3575, 282]", "plain"),
+        ("text", '"… Paris is"', "plain"),
+        ("ids", "[504, …, 314]", "plain"),
         ("logits", "49,152 scores", "lit"),
         ("probabilities", "they sum to 1", "plain"),
         ("next id", "drawn", "plain"),
@@ -55,18 +55,16 @@ def programs() -> str:
     cell, left, top = 50, 130, 34
     styles = ["lit", "orange", "green"]
     d.text(24, top + 30, "memory", 13, "", "start")
-    d.text(24, 168, "programs", 13, "", "start")
+    d.text(24, 151, "lanes", 13, "", "start")
     for i in range(12):
         program, x = i // 4, left + i * cell
-        inside = i < 10
-        d.box(x + 2, top, cell - 4, 46, f"a[{i}]" if inside else "", styles[program])
-        if not inside:
-            d.parts.pop()
-            d.box(x + 2, top, cell - 4, 46, "", "masked")
-            d.text(x + cell / 2, top + 28, "not ours", 9, "soft")
-        d.box(x + 6, 130, cell - 12, 32, str(i), styles[program] if inside else "masked", "", 12)
-        if inside:
+        style = styles[program] if i < 10 else "masked"
+        d.box(x + 2, top, cell - 4, 46, f"a[{i}]" if i < 10 else "", style)
+        d.box(x + 6, 130, cell - 12, 32, str(i), style, "", 12)
+        if i < 10:
             d.arrow((x + cell / 2, 129), (x + cell / 2, top + 48))
+        else:
+            d.text(x + cell / 2, top + 28, "not ours", 9, "soft")
     for program in range(3):
         x = left + program * 4 * cell
         d.text(x + 2 * cell, 184, f"program_id = {program}", 13, "mono")

@@ -8,7 +8,8 @@ the notebook together with its alt text.
 import base64
 import io
 import json
-import textwrap
+import math
+import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -73,10 +74,13 @@ def canvas(width: float = 7.5, height: float = 3.0, rows: int = 1, columns: int 
 
 
 def png(figure: "Figure") -> bytes:
-    """The figure as a PNG file; the same figure gives the same bytes."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=1.75 * PIXELS_PER_INCH, metadata={"Software": None})
-    return buffer.getvalue()
+    """The figure as a PNG file of few colours, small; the same figure gives the same bytes."""
+    from PIL import Image  # matplotlib needs it too
+
+    raw, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(raw, format="png", dpi=1.75 * PIXELS_PER_INCH)
+    Image.open(raw).convert("RGB").quantize(64).save(small, format="png", optimize=True)
+    return small.getvalue()
 
 
 def show(figure: "Figure", alt: str) -> None:
@@ -175,28 +179,31 @@ def roofline(
 
 
 def recorded(kernel: str, folder: Path = BENCHMARKS) -> list[Cost]:
-    """The recorded costs of a kernel, from every ``kernels_*.json`` in the benchmarks folder."""
+    """The costs of a kernel recorded in the benchmarks folder's ``kernels_*.json`` files.
+
+    A file is a list of costs, or what ``litellama bench`` writes: an object with them as "results".
+    """
     rows: list[Cost] = []
     for path in sorted(folder.glob("kernels_*.json")):
-        rows += json.loads(path.read_text())
+        record = json.loads(path.read_text(encoding="utf-8"))
+        rows += record["results"] if isinstance(record, dict) else record
     return [row for row in rows if row["kernel"] == kernel]
 
 
 def measure(kernel: str, peers: dict[str, Callable[[], Any]], moved: int, like: Any) -> list[Cost]:
-    """Time each peer on the GPU now, against a copy of the same size.
+    """Time each peer on the GPU now, as ``litellama bench`` does (median of 30, cold L2 cache).
 
     peers: name -> a call with no arguments; moved: bytes that one call must read and write;
-    like: a GPU tensor of the call, for its shape and dtype.  The L2 cache is flushed between calls.
+    like: a GPU tensor of the call, for its shape and dtype.
     """
     import torch
-    from triton.testing import do_bench
 
-    source = torch.empty(moved // 2, dtype=torch.uint8, device=like.device)
-    target = torch.empty_like(source)
-    copy_ms = do_bench(lambda: target.copy_(source), return_mode="median")
+    from litellama.bench.kernels import time_on_gpu
+    from litellama.bench.machine import copy_bandwidth
+
     rows: list[Cost] = []
     for name, call in peers.items():
-        ms = do_bench(call, return_mode="median")
+        seconds = statistics.median(time_on_gpu(call, repeats=30))
         rows.append(
             {
                 "kernel": kernel,
@@ -204,32 +211,44 @@ def measure(kernel: str, peers: dict[str, Callable[[], Any]], moved: int, like: 
                 "dtype": str(like.dtype).removeprefix("torch."),
                 "gpu": torch.cuda.get_device_name(like.device),
                 "peer": name,
-                "median_us": ms * 1e3,
-                "gb_per_s": moved / ms / 1e6,
-                "fraction_of_copy": copy_ms / ms,
+                "median_us": seconds * 1e6,
+                "gb_per_s": moved / seconds / 1e9,
+                "fraction_of_copy": moved / seconds / copy_bandwidth(like.device),
             }
         )
     return rows
 
 
+def largest(rows: list[Cost]) -> list[Cost]:
+    """The rows of one GPU and one dtype, the first named, at the largest shape."""
+    rows = [r for r in rows if (r["gpu"], r["dtype"]) == (rows[0]["gpu"], rows[0]["dtype"])]
+    size = max(math.prod(first_shape(row)) for row in rows)
+    return [row for row in rows if math.prod(first_shape(row)) == size]
+
+
+def first_shape(row: Cost) -> list[int]:
+    """The shape of the first input."""
+    shape: Any = row["shape"]
+    return shape[0] if isinstance(shape[0], list) else shape
+
+
 def show_costs(rows: list[Cost], when: str) -> None:
     """Bars of a kernel's bandwidth beside the copy's; says plainly when there is nothing to show.
 
-    when: how the rows came to be, e.g. "measured now" or "recorded".
+    when: how the rows came to be: "measured now" or "recorded".  Of several recorded shapes the
+    largest is shown, where neither launches nor caches blur the picture.
     """
     if not rows:
         print(
             "No figures are recorded for this kernel yet; run this lesson on a GPU to measure it."
         )
         return
-    kernel, gpu = rows[0]["kernel"], rows[0]["gpu"]
-    rows = [row for row in rows if row["gpu"] == gpu]
-    values = {
-        f"{r['peer']}  {'×'.join(map(str, r['shape']))} {r['dtype']}": r["gb_per_s"] for r in rows
-    }
+    rows = largest(rows)
+    kernel, gpu, dtype = rows[0]["kernel"], rows[0]["gpu"], rows[0]["dtype"]
+    values = {row["peer"]: row["gb_per_s"] for row in rows}
     copy = max(row["gb_per_s"] / row["fraction_of_copy"] for row in rows)
-    ours = [name for name in values if name.startswith("litellama")]
-    title = f"{kernel} on {gpu}, {when}"
-    figure = bars(values, "GB/s", copy, "a copy", highlight=ours, title=title)
+    shape = "×".join(map(str, first_shape(rows[0])))
+    title = f"{kernel} of {shape} {dtype} on {gpu}, {when}"
+    figure = bars(values, "GB/s", copy, "a copy", highlight=["litellama"], title=title)
     sentence = "; ".join(f"{name} {value:,.0f}" for name, value in values.items())
-    show(figure, textwrap.shorten(f"{title}, in GB/s: {sentence}; a copy {copy:,.0f}.", 600))
+    show(figure, f"{title}, in GB/s: {sentence}; a copy {copy:,.0f}.")

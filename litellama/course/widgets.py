@@ -1,12 +1,11 @@
 """Pictures with sliders, for the notebooks.
 
 ``explore`` shows a chart and redraws it as its controls move.  Where there are no widgets (no
-ipywidgets, a notebook read on GitHub) the chart of the starting values stands in its place.  With
-``LITELLAMA_STATIC=1`` in the environment only that chart is made: the stored notebooks are run so.
+ipywidgets, a notebook read on GitHub) the chart of the starting values stands in its place: it is
+in the same output, and ``tools/run_notebooks.py`` stores it alone.
 """
 
 import base64
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
@@ -62,15 +61,10 @@ def explore(
 
     values = {name: control.start for name, control in controls.items()}
     bundle, metadata = image_bundle(draw(**values), alt(**values))
-    if has_widgets():
+    if find_spec("ipywidgets"):
         box = live_box(draw, alt, controls)
         bundle |= box._repr_mimebundle_()  # the chart stays in the bundle for readers elsewhere
     display(bundle, metadata=metadata, raw=True)
-
-
-def has_widgets() -> bool:
-    """Whether a live widget should be made."""
-    return find_spec("ipywidgets") is not None and os.environ.get("LITELLAMA_STATIC") != "1"
 
 
 def live_box(
