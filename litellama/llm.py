@@ -117,12 +117,10 @@ class LLM:
     ) -> Generator[str, None, RequestOutput]:
         """Complete one prompt, piece by piece; the pieces join to exactly generate's text.
 
-        The prompt is checked at once; closing the generator aborts the request.  Its return value
-        (of ``yield from``) is generate's output.
+        The prompt is checked at once and queued at the first ``next``; closing the generator aborts
+        it.  The generator's return value (of ``yield from``) is generate's output.
         """
-        ids = self._encode(prompt)
-        request = self._submit(ids, params or SamplingParams())
-        return self._pieces(request)
+        return self._pieces(self._encode(prompt), params or SamplingParams())
 
     def chat(
         self,
@@ -160,12 +158,7 @@ class LLM:
 
     def _encode(self, prompt: Prompt) -> list[int]:
         """Token ids of a prompt; RequestError unless they fit the vocabulary and the context."""
-        if isinstance(prompt, str):
-            ids = self.tokenizer.encode(prompt)
-        elif isinstance(prompt, torch.Tensor):
-            ids = prompt.tolist()
-        else:
-            ids = list(prompt)
+        ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
         check_token_ids(ids, self.config.vocab_size, self.max_seq_len)
         return ids
 
@@ -175,13 +168,17 @@ class LLM:
             seed = int(torch.randint(2**63 - 1, ()))
         return self._engine.submit(ids, params, seed)
 
-    def _pieces(self, request: Request) -> Generator[str, None, RequestOutput]:
+    def _pieces(
+        self, ids: list[int], params: SamplingParams
+    ) -> Generator[str, None, RequestOutput]:
+        request = self._submit(ids, params)
         try:
             while True:
+                ended = request.finish_reason is not None  # asked first: no piece can follow it
                 piece = self._engine.take(request)
                 if piece:
                     yield piece
-                elif request.finish_reason is not None:
+                elif ended:
                     return output_of(request)
                 else:
                     self._engine.step()
@@ -267,7 +264,9 @@ def check_sizes(
 
 
 def as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
-    """One prompt or many, as a list of prompts."""
+    """One prompt or many, as a list of prompts; tensors and arrays count as lists."""
+    if hasattr(prompts, "tolist"):
+        prompts = prompts.tolist()
     if isinstance(prompts, str) or (len(prompts) and isinstance(prompts[0], int)):
         return [prompts]  # type: ignore[list-item]
     return list(prompts)  # type: ignore[arg-type]

@@ -1,0 +1,75 @@
+"""Streaming text: whole characters, no stop string, and pieces that join to the text."""
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from litellama.engine.detokenizer import Detokenizer
+
+TEXTS = [
+    "hello hello, world",
+    "naïve café — “quotes”",
+    "你好,世界。",
+    "👩‍👩‍👧‍👦 family, 🇩🇪 flag, é combining",
+    "tabs\tand\n\nnew lines   and spaces ",
+    "अनुवाद עברית ไทย",
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_llama) -> PreTrainedTokenizerFast:
+    return PreTrainedTokenizerFast.from_pretrained(tiny_llama)
+
+
+def stream(tokenizer, ids: list[int], stop: tuple[str, ...] = ()) -> tuple[list[str], Detokenizer]:
+    detokenizer = Detokenizer(tokenizer, [], stop)
+    pieces = [detokenizer.push(i) for i in ids]
+    return [*pieces, detokenizer.finish()], detokenizer
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_pieces_join_to_the_text_and_never_show_half_a_character(tokenizer, text):
+    ids = tokenizer.encode(text)
+    pieces, detokenizer = stream(tokenizer, ids)
+    assert "".join(pieces) == detokenizer.text == text
+    assert "\ufffd" not in "".join(pieces)
+    assert len([p for p in pieces if p]) > len(text.split()), "text must come piece by piece"
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("text", TEXTS)
+def test_the_same_with_the_default_model(smollm2, text):
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(smollm2)
+    pieces, detokenizer = stream(tokenizer, tokenizer.encode(text))
+    assert "".join(pieces) == detokenizer.text == text
+
+
+def test_an_answer_cut_inside_a_character_leaves_it_out(tokenizer):
+    ids = tokenizer.encode("ok 👍")
+    pieces, detokenizer = stream(tokenizer, ids[:-1])
+    assert "".join(pieces) == detokenizer.text == "ok "
+
+
+def test_bytes_that_are_no_character_do_not_hold_the_text_back_for_ever(tokenizer):
+    lone = tokenizer.encode("é")[1]  # a continuation byte, which starts no character
+    pieces, _ = stream(tokenizer, [*[lone] * 6, *tokenizer.encode(" then words")])
+    assert "".join(pieces).endswith(" then words")
+    assert any(pieces[:6]), "the replacement marks appear after four tokens at the latest"
+
+
+@pytest.mark.parametrize(
+    ("text", "stop", "expected"),
+    [
+        ("one two three", (" two",), "one"),
+        ("one two three", ("hree", "two"), "one "),
+        ("aaab", ("aab",), "a"),
+        ("ababac", ("abac",), "ab"),
+        ("no such thing", ("zebra",), "no such thing"),
+        ("ends with a beginning of st", ("stop",), "ends with a beginning of st"),
+        ("hello世界hello", ("界h",), "hello世"),
+        ("STOP", ("STOP",), ""),
+    ],
+)
+def test_stop_strings_cross_tokens_and_are_never_shown(tokenizer, text, stop, expected):
+    pieces, detokenizer = stream(tokenizer, tokenizer.encode(text), stop)
+    assert "".join(pieces) == detokenizer.text == expected
+    assert detokenizer.stopped == (expected != text)

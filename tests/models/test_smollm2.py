@@ -1,0 +1,83 @@
+"""SmolLM2-135M-Instruct, the default model, against transformers in float32 on the CPU."""
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from litellama import LLM, SamplingParams
+
+pytestmark = pytest.mark.model
+
+TEXTS = {
+    "english": "The lighthouse keeper climbed the stairs, counting each one aloud as he had done.",
+    "question": "What is a large language model? Answer in two sentences.",
+    "code": "def fib(n: int) -> int:\n    return n if n < 2 else fib(n - 1) + fib(n - 2)\n",
+    "json": '{"name": "Ada", "born": 1815, "fields": ["mathematics", "computing"]}',
+    "chinese": "床前明月光,疑是地上霜。举头望明月,低头思故乡。",
+    "emoji": "👩‍👩‍👧‍👦 went to the 🏖️ and saw a 🦀 and two 🐚🐚!",
+    "numbers": "3.14159 26535 89793 = pi; 2.71828 = e; 1/0 is undefined; 0xFF == 255",
+    "german": "Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich.",
+    "one_token": "Hello",
+    "long": "",  # 1,000 tokens, made in the fixture
+}
+
+
+@pytest.fixture(scope="module")
+def llm(smollm2) -> LLM:
+    return LLM(smollm2, device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def theirs(smollm2):
+    return AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float32).eval()
+
+
+def ids_of(llm: LLM, name: str) -> list[int]:
+    if name != "long":
+        return llm.tokenizer.encode(TEXTS[name])
+    text = " ".join(TEXTS[n] for n in ("english", "code", "german")) * 20
+    ids = llm.tokenizer.encode(text)[:1000]
+    assert len(ids) == 1000
+    return ids
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("name", TEXTS)
+def test_logits_within_a_thousandth(llm, theirs, name):
+    ids = ids_of(llm, name)
+    expected = theirs(torch.tensor([ids])).logits[0]
+    torch.testing.assert_close(llm.logits(ids), expected, rtol=0, atol=1e-3)
+
+
+def test_64_greedy_tokens_alone_and_together_in_any_order(llm, theirs):
+    params = SamplingParams(temperature=0.0, max_tokens=64)
+    prompts = [
+        llm.chat_prompt([{"role": "user", "content": TEXTS[name]}]) if chat else ids_of(llm, name)
+        for name, chat in zip(TEXTS, [False, True, True, False, True] * 2, strict=True)
+    ]
+    expected = [greedy(theirs, ids, 64) for ids in prompts]
+    assert [o.token_ids for o in llm.generate(prompts, params)] == expected
+    order = torch.randperm(10, generator=torch.Generator().manual_seed(0)).tolist()
+    shuffled = llm.generate([prompts[i] for i in order], params)
+    assert [o.token_ids for o in shuffled] == [expected[i] for i in order]
+    assert [llm.generate(ids, params)[0].token_ids for ids in prompts[:4]] == expected[:4]
+
+
+def greedy(model, ids: list[int], count: int) -> list[int]:
+    """transformers' greedy continuation, the end-of-text token included."""
+    prompt = torch.tensor([ids])
+    out = model.generate(
+        prompt, attention_mask=torch.ones_like(prompt), do_sample=False, max_new_tokens=count
+    )
+    return out[0, len(ids) :].tolist()
+
+
+def test_the_known_answer(llm):
+    message = {"role": "user", "content": TEXTS["question"]}
+    out = llm.chat([message], SamplingParams(temperature=0.0, max_tokens=64))
+    assert out.text == (
+        "A large language model is a computer program that can generate and analyze vast amounts "
+        "of text data, often using natural language processing (NLP) techniques."
+    )
+    assert out.finish_reason == "stop"
+    assert out.token_ids[-1] in llm.config.eos_token_ids
