@@ -12,6 +12,7 @@ picture is an output of its own).  A notebook that raises is not saved, and the 
 
 import argparse
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -21,6 +22,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 ROOT = Path(__file__).resolve().parents[1]
+ANSI = re.compile(r"\x1b\[[0-9;]*m")  # the colours of a traceback
 WIDGET = "application/vnd.jupyter.widget-view+json"
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -122,7 +124,7 @@ def main(arguments: list[str] | None = None) -> int:
             notebook = execute(path.resolve(), options.timeout)
         except CellExecutionError as error:
             failures += 1
-            print(f"{path}: raised\n{error}")
+            print(f"{path}: raised\n{ANSI.sub('', str(error))}")
             continue
         if not options.no_save:
             save(normalise(notebook), path)
