@@ -73,7 +73,7 @@ def convert_into(
         tensors = _read_gguf(src, folder, dtype or torch.float32)
     total = sum(tensor.nbytes for tensor in tensors)
     cache.require_space(folder, total)
-    with progress(f"Writing {src.name} as safetensors", total) as advance:
+    with progress("Writing safetensors", total) as advance:
         write_checkpoint(folder, tensors, advance, max_shard)
 
 

@@ -20,47 +20,23 @@ SPLITS: dict[str, str | None] = {"gpt-2": None, "smollm": r"\p{N}", "llama-bpe":
 def write_tokenizer(file: GGUFFile, folder: Path) -> None:
     """Write ``tokenizer.json``, ``tokenizer_config.json`` and, if there is one, the chat template.
 
-    Byte-level BPE is built here; a SentencePiece vocabulary is left to transformers' own reading
-    of the file. Raises CheckpointError for any other kind.
+    Byte-level BPE is built here; for a SentencePiece vocabulary transformers reads the file.
+    Raises CheckpointError for any other kind.
     """
     kind = file.get("tokenizer.ggml.model", str)
-    template = file.metadata.get("tokenizer.chat_template")
     if kind == "gpt2":
-        _write_byte_level(file, folder)
+        tokenizer = _byte_level(file)
     elif kind == "llama":
-        _write_sentencepiece(file, folder)
+        tokenizer = _sentencepiece(file)
     else:
         raise CheckpointError(
             f"{file.path} has a tokenizer of kind {kind!r}; 'gpt2' and 'llama' are supported"
         )
-    if template is not None:
-        (folder / "chat_template.jinja").write_text(template, "utf-8")
-
-
-def _write_byte_level(file: GGUFFile, folder: Path) -> None:
-    from tokenizers import AddedToken, Tokenizer, decoders, models
-
     tokens = file.get("tokenizer.ggml.tokens", list)
-    kinds = file.get("tokenizer.ggml.token_type", list)
-    merges = [tuple(merge.split(" ", 1)) for merge in file.get("tokenizer.ggml.merges", list)]
-    cut = file.get("tokenizer.ggml.pre", str, "gpt-2")
-    model = models.BPE(
-        vocab={token: index for index, token in enumerate(tokens)},
-        merges=merges,
-        # Llama 3's vocabulary has whole words that no sequence of merges reaches.
-        ignore_merges=cut == "llama-bpe",
-    )
-    tokenizer = Tokenizer(model)
-    tokenizer.pre_tokenizer = _pre_tokenizer(file, cut)
-    tokenizer.decoder = decoders.ByteLevel()
-    whole: dict[int, list[AddedToken]] = {CONTROL: [], USER_DEFINED: []}
-    for token, token_kind in zip(tokens, kinds, strict=True):
-        if token_kind in whole:
-            whole[token_kind].append(AddedToken(token, normalized=False))
-    tokenizer.add_special_tokens(whole[CONTROL])
-    tokenizer.add_tokens(whole[USER_DEFINED])
     special = _special_tokens(file, tokens)
-    if file.metadata.get("tokenizer.ggml.add_bos_token") and "bos_token" in special:
+    # llama.cpp's rule where the file is silent: SentencePiece texts begin with bos, others do not.
+    begin = file.get("tokenizer.ggml.add_bos_token", bool, kind == "llama")
+    if begin and "bos_token" in special:
         tokenizer.post_processor = _begin_with(special["bos_token"], tokens)
     tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
     config = {
@@ -70,6 +46,47 @@ def _write_byte_level(file: GGUFFile, folder: Path) -> None:
         **special,
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+    if "tokenizer.chat_template" in file.metadata:
+        template = file.get("tokenizer.chat_template", str)
+        (folder / "chat_template.jinja").write_text(template, "utf-8")
+
+
+def _byte_level(file: GGUFFile) -> Any:
+    from tokenizers import AddedToken, Tokenizer, decoders, models
+
+    tokens = file.get("tokenizer.ggml.tokens", list)
+    kinds = file.get("tokenizer.ggml.token_type", list)
+    merges = [tuple(merge.split(" ", 1)) for merge in file.get("tokenizer.ggml.merges", list)]
+    cut = file.get("tokenizer.ggml.pre", str, "gpt-2")
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    if not len(vocabulary) == len(tokens) == len(kinds):
+        raise CheckpointError(
+            f"{file.path} is corrupted: {len(vocabulary)} different tokens among {len(tokens)}, "
+            f"and kinds for {len(kinds)}"
+        )
+    try:
+        # Llama 3's vocabulary has whole words that no sequence of merges reaches.
+        model = models.BPE(vocabulary, merges, ignore_merges=cut == "llama-bpe")
+    except Exception as error:  # the library raises no narrower class
+        raise CheckpointError(f"{file.path} has merges that cannot be used: {error}") from error
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = _pre_tokenizer(file, cut)
+    tokenizer.decoder = decoders.ByteLevel()
+    whole: dict[int, list[AddedToken]] = {CONTROL: [], USER_DEFINED: []}
+    for token, kind in zip(tokens, kinds, strict=True):
+        if kind in whole:
+            whole[kind].append(AddedToken(token, normalized=False))
+    tokenizer.add_special_tokens(whole[CONTROL])
+    tokenizer.add_tokens(whole[USER_DEFINED])
+    return tokenizer
+
+
+def _sentencepiece(file: GGUFFile) -> Any:
+    from transformers import AutoTokenizer
+
+    # The vocabulary and its merges only: which tokens are special is read here, the same for all.
+    loaded = AutoTokenizer.from_pretrained(file.path.parent, gguf_file=file.path.name)
+    return loaded.backend_tokenizer
 
 
 def _pre_tokenizer(file: GGUFFile, cut: str) -> Any:
@@ -110,10 +127,3 @@ def _special_tokens(file: GGUFFile, tokens: list[str]) -> dict[str, str]:
             )
         special[name] = tokens[index]
     return special
-
-
-def _write_sentencepiece(file: GGUFFile, folder: Path) -> None:
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(file.path.parent, gguf_file=file.path.name)
-    tokenizer.save_pretrained(folder)

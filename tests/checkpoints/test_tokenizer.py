@@ -83,6 +83,23 @@ def test_a_kind_that_is_not_known_is_refused(tiny_gguf, tmp_path):
         write_tokenizer(file, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("merges", ["h zebra"], "merges that cannot be used"),
+        ("merges", ["nospace"], "merges that cannot be used"),
+        ("tokens", ["a", "a"], "1 different tokens among 2"),
+        ("token_type", [1], "and kinds for 1"),
+        ("token_type", "text", "cannot be right"),
+    ],
+)
+def test_a_damaged_vocabulary_is_refused(tiny_gguf, tmp_path, key, value, message):
+    file = GGUFFile(tiny_gguf)
+    file.metadata[f"tokenizer.ggml.{key}"] = value
+    with pytest.raises(CheckpointError, match=message):
+        write_tokenizer(file, tmp_path)
+
+
 def test_a_special_token_outside_the_vocabulary_is_refused(tiny_gguf, tmp_path):
     file = GGUFFile(tiny_gguf)
     file.metadata["tokenizer.ggml.eos_token_id"] = 10**6
@@ -112,6 +129,7 @@ def test_a_sentencepiece_vocabulary_is_read_by_transformers(tmp_path):
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_unk_token_id(0)
+    writer.add_context_length(64)
     writer.add_chat_template("{{ messages[0].content }}")
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -119,7 +137,9 @@ def test_a_sentencepiece_vocabulary_is_read_by_transformers(tmp_path):
     writer.close()
     write_tokenizer(GGUFFile(tmp_path / "model.gguf"), tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
-    expected = ["▁he", "l", "l", "o", "<0xC3>", "<0xA9>"]
-    assert tokenizer.tokenize("helloé") == expected
+    ids = tokenizer("helloé</s>").input_ids
+    expected = ["<s>", "▁he", "l", "l", "o", "<0xC3>", "<0xA9>", "</s>"]
+    assert [tokens[i] for i in ids] == expected
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "helloé"
     assert tokenizer.eos_token_id == 2
     assert tokenizer.chat_template == "{{ messages[0].content }}"
