@@ -5,6 +5,7 @@ import glob
 import hashlib
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -73,14 +74,18 @@ def lock(dst: Path) -> Iterator[None]:
 
     The lock is the operating system's (``flock``), so it goes when its holder is killed.
     """
-    from filelock import FileLock
+    from filelock import FileLock, Timeout
 
     name = hashlib.sha256(str(dst.absolute()).encode()).hexdigest()[:16]
     path = cache_dir() / "locks" / f"{name}.lock"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         held = FileLock(path)
-        held.acquire()
+        try:
+            held.acquire(timeout=0)
+        except Timeout:
+            print(f"Waiting for another process to make {dst} ...", file=sys.stderr, flush=True)
+            held.acquire()
     except OSError as error:
         raise CheckpointError(explain(error, path)) from error
     try:

@@ -124,6 +124,8 @@ def _converted_gguf(path: Path) -> Path:
             "folder that holds the model"
         )
     folder = cache.cache_dir() / "gguf" / f"{path.stem}-{sha256(path)[:16]}"
+    if is_complete(folder):
+        return folder
     with cache.lock(folder):
         if not is_complete(folder):
             with cache.making(folder) as scratch:

@@ -89,8 +89,7 @@ def _check_coverage(
     if odd := sorted(n for n in wanted.keys() & stored.keys() if stored[n].dtype not in DTYPES):
         raise CheckpointError(
             f"{stored[odd[0]].file}: {few(odd)} is stored as {stored[odd[0]].dtype}, and only "
-            f"{', '.join(DTYPES)} are read: quantised checkpoints are not supported, use an "
-            "unquantised version"
+            f"{', '.join(DTYPES)} are read: use a version of this model that is not quantised"
         )
     if missing := sorted(wanted.keys() - stored.keys()):
         raise CheckpointError(

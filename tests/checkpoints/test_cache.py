@@ -3,6 +3,7 @@
 import errno
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -79,6 +80,23 @@ def test_an_occupied_destination_is_refused_and_kept(tmp_path: Path):
     with pytest.raises(CheckpointError, match="already exists"), cache.making(dst):
         pass
     assert [p.name for p in dst.iterdir()] == ["first"]
+
+
+def test_the_second_to_come_waits_and_is_told(tmp_path: Path, home: Path, capfd):
+    dst, order = tmp_path / "model", []
+
+    def second() -> None:
+        with cache.lock(dst):
+            order.append("second")
+
+    with cache.lock(dst):
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join(0.2)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]
+    assert f"Waiting for another process to make {dst}" in capfd.readouterr().err
 
 
 KILLED = """
