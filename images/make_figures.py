@@ -76,7 +76,7 @@ def programs() -> str:
 def traffic(
     d: Drawing, x: float, y: float, w: float, name: str, reads: list[str], writes: list[str]
 ) -> None:
-    """A kernel as a box above memory: an arrow up for each row it reads, down for each it writes."""
+    """A kernel as a box above memory: an arrow up for a row it reads, down for one it writes."""
     d.box(x, y, w, 44, name, "plain", "", 12)
     slots = [(label, True) for label in reads] + [(label, False) for label in writes]
     step = w / len(slots)
@@ -120,7 +120,7 @@ def skip_rms_norm_traffic() -> str:
     d = Drawing(
         820,
         214,
-        "As two kernels the add reads x and r and writes the sum s, and the norm reads s and writes "
+        "As two kernels the add reads x and r and writes the sum s, the norm reads s and writes "
         "the result: five rows. As one kernel, skip_rms_norm reads x and r and writes s and the "
         "result: four rows, because s is still in registers when the norm needs it.",
     )

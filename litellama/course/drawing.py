@@ -7,6 +7,7 @@ the same drawing gives the same bytes.  ``images/make_figures.py`` draws every f
 
 from dataclasses import dataclass, field
 from html import escape
+from itertools import pairwise
 
 # Okabe and Ito's colour-blind safe palette; the names say what a colour means in this course.
 PALETTE = {
@@ -27,7 +28,8 @@ text{font-family:system-ui,-apple-system,'Segoe UI',Roboto,'DejaVu Sans',sans-se
 .orange{fill:#e69f00;stroke:#a87400}.sky{fill:#56b4e9;stroke:#2f7fae}
 .green{fill:#3dbb95;stroke:#009e73}.masked{fill:none;stroke:#8c959f;stroke-dasharray:3 3}
 .line{fill:none;stroke:#57606a;stroke-width:1.6}.tip{fill:#57606a}
-.soft{fill:#57606a}.onlit{fill:#fff}.ondark{fill:#111}.mono{font-family:ui-monospace,'DejaVu Sans Mono',monospace}
+.soft{fill:#57606a}.onlit{fill:#fff}.ondark{fill:#111}
+.mono{font-family:ui-monospace,'DejaVu Sans Mono',monospace}
 @media (prefers-color-scheme:dark){text{fill:#e6e9ec}.card{fill:#16191d;stroke:#30363d}
 .plain{fill:#262c33;stroke:#6e7681}.line{stroke:#9aa4af}.tip,.soft{fill:#a8b1bb}.onlit{fill:#fff}
 .ondark{fill:#111}}
@@ -72,7 +74,7 @@ class Drawing:
         note: str = "",
         size: float = 13,
     ) -> None:
-        """A rectangle with centred words (lines split at newlines) and a smaller note under them."""
+        """A rectangle with centred words (split at newlines) and a smaller note under them."""
         self.parts.append(
             f'<rect x="{x:g}" y="{y:g}" width="{w:g}" height="{h:g}" rx="5" class="{style}"/>'
         )
@@ -149,7 +151,7 @@ def engine_map(lit: int | None = None) -> str:
         numbers += " · ".join(f"{n:02d}" for n in lessons)
         d.box(x, y, w, 60, words, "lit" if lit in lessons else "plain", numbers, 12.5)
     for row in (LOOP, LAYER):
-        for (x, y, w, *_), (x_next, *_) in zip(row, row[1:], strict=False):
+        for (x, y, w, *_), (x_next, *_) in pairwise(row):
             d.arrow((x + w + 1, y + 30), (x_next - 1, y + 30))
     d.arrow((518, 100), (518, 133))  # the decoder opens into its layers
     d.arrow((376, 229), (376, 277))  # attention reads the cache

@@ -59,8 +59,8 @@ def canvas(width: float = 7.5, height: float = 3.0, rows: int = 1, columns: int 
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    style = {
-        "font.size": 10, "axes.titlesize": 11, "axes.titlelocation": "left",
+    style: Any = {
+        "font.size": 10, "axes.titlesize": 11,
         "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True,
         "figure.facecolor": CARD, "axes.facecolor": CARD, "axes.edgecolor": SOFT,
         "axes.labelcolor": INK, "text.color": INK, "xtick.color": SOFT, "ytick.color": INK,
@@ -70,6 +70,7 @@ def canvas(width: float = 7.5, height: float = 3.0, rows: int = 1, columns: int 
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots(rows, columns)
+        figure.get_layout_engine().set(w_pad=0.14, h_pad=0.12)
     return figure, axes
 
 
@@ -122,9 +123,11 @@ def bars(
         label_bar(axes, i, value, right, f"{value:,.{digits}f}")
     if limit is not None:
         axes.axvline(limit, color=PALETTE["vermilion"], linestyle="--", linewidth=1.6)
-        axes.set_title(f"dashed: {limit_label}, {limit:,.{digits}f} {unit}", fontsize=9, color=SOFT)
+        axes.set_title(
+            f"dashed: {limit_label}, {limit:,.{digits}f} {unit}", fontsize=9, color=SOFT, loc="left"
+        )
     if title:
-        figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+        figure.suptitle(title, x=0.02, ha="left", fontsize=11)
     return figure
 
 
@@ -143,9 +146,7 @@ def label_bar(axes: "Axes", row: int, value: float, right: float, words: str) ->
     )
 
 
-def roofline(
-    bandwidth: float, flops: float, work: dict[str, float], title: str = "", machine: str = "limit"
-) -> "Figure":
+def roofline(bandwidth: float, flops: float, work: dict[str, float], title: str) -> "Figure":
     """The roofline: the rate a machine allows against FLOPs per byte.
 
     bandwidth: bytes/s; flops: FLOP/s; work: name -> arithmetic intensity in FLOP/byte.  A name is
@@ -174,7 +175,7 @@ def roofline(
     axes.set_xlabel("arithmetic intensity (FLOP per byte moved)")
     axes.set_ylabel("GFLOP/s")
     axes.grid(which="major")
-    axes.set_title(title or f"roofline: {machine}")
+    axes.set_title(title, loc="left")
     return figure
 
 
