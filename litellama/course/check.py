@@ -5,6 +5,7 @@ which case failed and what the mistake looks like.  The diagnoses are tried from
 to the vaguest (see ``diagnosis``).
 """
 
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -49,12 +50,12 @@ def hint(name: str) -> None:
     given, total = _hints_given.get(name, 0), len(exercise.hints)
     if given == total:
         print(
-            f"There are no more hints for {name}. The answer, with the reasons for it, is in "
-            f"solutions/{exercise.lesson}.ipynb."
+            f"There are no more hints for {name}. The answer, with the reasons for it, is in\n"
+            f"  solutions/{exercise.lesson}.ipynb"
         )
         return
     _hints_given[name] = given + 1
-    print(f"Hint {given + 1} of {total}: {exercise.hints[given]}")
+    print(_wrapped(f"Hint {given + 1} of {total}: {exercise.hints[given]}"))
 
 
 def examine(exercise: Exercise, fn: Callable[..., Any]) -> Verdict:
@@ -89,11 +90,17 @@ def _unsuitable(fn: Any) -> str | None:
 
 
 def _failed(exercise: Exercise, found: Diagnosis) -> Verdict:
-    lines = [f"{exercise.name}: not yet."]
-    lines += [f"  {line}" for line in found.where]
-    lines += [f"  {line}" for line in found.text.splitlines()]
-    lines += [f'  For a hint: hint("{exercise.name}")']
+    said = [*found.where, *found.text.splitlines(), f'For a hint: hint("{exercise.name}")']
+    lines = [f"{exercise.name}: not yet.", *(_wrapped(line, "  ") for line in said)]
     return Verdict(False, found.name, "\n".join(lines))
+
+
+def _wrapped(text: str, indent: str = "") -> str:
+    """Text in lines that fit a notebook's column; what wraps is indented once more."""
+    return textwrap.fill(
+        text, 92, initial_indent=indent, subsequent_indent=indent + "  ",
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
 
 
 def _praise(exercise: Exercise, attempts: list[Any]) -> str:
