@@ -65,6 +65,7 @@ class Runner:
             seq_lens=self._tensor(seq_lens, torch.int32),
             block_table=self._tensor(table, torch.int32),
             slots=self._tensor(slots, torch.int64),
+            block_size=self.manager.block_size,
             max_query_len=max(s.num_tokens for s in step),
             max_seq_len=max(seq_lens),
         )
@@ -93,6 +94,7 @@ class Runner:
             seq_lens=self._tensor([T], torch.int32),
             block_table=self._tensor([list(range(num_blocks))], torch.int32),
             slots=torch.arange(T, device=self.device),
+            block_size=size,
             max_query_len=T,
             max_seq_len=T,
         )

@@ -6,6 +6,7 @@ blocks of the KV cache its keys and values are kept.  Lesson 10 builds the manag
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -18,13 +19,15 @@ class AttentionBatch:
     seq_lens: int32 [S]; keys of each sequence, those of this step included.
     block_table: int32 [S, max_blocks]; the blocks of each sequence in order; unused entries are 0.
     slots: int64 [T]; where each new token's key and value go: block * block_size + offset.
-    max_query_len, max_seq_len: int; the largest of each, known without asking the GPU.
+    block_size: tokens in a block.
+    max_query_len, max_seq_len: the largest of each, known without asking the GPU.
     """
 
     query_starts: torch.Tensor
     seq_lens: torch.Tensor
     block_table: torch.Tensor
     slots: torch.Tensor
+    block_size: int
     max_query_len: int
     max_seq_len: int
 
@@ -33,13 +36,19 @@ class AttentionBatch:
         """True when every sequence brings exactly one new token."""
         return self.max_query_len == 1 and self.slots.shape[0] == self.seq_lens.shape[0]
 
-    def key_slots(self, block_size: int) -> torch.Tensor:
-        """int64 [S, max_seq_len]: the slot of each sequence's i-th key.
+    @cached_property
+    def is_key(self) -> torch.Tensor:
+        """bool [S, max_seq_len]: whether a sequence has an i-th key."""
+        return torch.arange(self.max_seq_len, device=self.slots.device) < self.seq_lens[:, None]
+
+    @cached_property
+    def key_slots(self) -> torch.Tensor:
+        """int64 [S, max_seq_len]: the slot of each sequence's i-th key, for the torch kernels.
 
         Past a sequence's end the slot of its first key stands in, so that what is read there is
         always a real key and never uninitialised memory.
         """
-        position = torch.arange(self.max_seq_len, device=self.seq_lens.device)
-        position = torch.where(position < self.seq_lens[:, None], position, 0)
-        blocks = self.block_table.long().gather(1, position // block_size)
-        return blocks * block_size + position % block_size
+        position = torch.arange(self.max_seq_len, device=self.slots.device)
+        position = torch.where(self.is_key, position, 0)
+        blocks = self.block_table.long().gather(1, position // self.block_size)
+        return blocks * self.block_size + position % self.block_size

@@ -28,14 +28,13 @@ def flash_attention_varlen(
     scale: factor of the scores, default 1 / sqrt(D).
     """
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    slots = batch.key_slots(k_cache.shape[1])
     keys, values = k_cache.flatten(0, 1), v_cache.flatten(0, 1)
     starts, lengths = batch.query_starts.tolist(), batch.seq_lens.tolist()
     for s, length in enumerate(lengths):
         rows = slice(starts[s], starts[s + 1])
         if rows.start == rows.stop:
             continue
-        mine = slots[s, :length]
+        mine = batch.key_slots[s, :length]
         out[rows] = attend_one(q[rows], keys[mine], values[mine], scale)
     return out
 

@@ -1,7 +1,7 @@
 """Attention of one new token per sequence over the paged KV cache.
 
 Shapes: ``q`` [S, Hq, D], one query a sequence; ``k_cache``, ``v_cache`` [num_blocks, block_size,
-Hkv, D]; the result is [S, Hq, D], zeros for a sequence with no keys.  The Hq / Hkv query heads of a
+Hkv, D]; the result is [S, Hq, D].  The Hq / Hkv query heads of a
 group see the same keys, so they are treated as the rows of one small matrix and each key is read
 once per key/value head.  Here the torch version runs everywhere.
 Source: Dao, Haziza, Massa and Sizov, "Flash-Decoding for long-context inference", 2023.
@@ -25,15 +25,10 @@ def flash_decoding(
 
     scale: factor of the scores, default 1 / sqrt(D).
     """
-    S, Hq, D = q.shape
-    Hkv = k_cache.shape[2]
-    slots = batch.key_slots(k_cache.shape[1])
-    k = k_cache.flatten(0, 1)[slots].transpose(1, 2)  # [S, Hkv, max_seq_len, D]
-    v = v_cache.flatten(0, 1)[slots].transpose(1, 2)
-    mask = None
-    if S > 1:
-        position = torch.arange(slots.shape[1], device=q.device)
-        mask = (position < batch.seq_lens[:, None])[:, None, None, :]
+    (S, Hq, D), Hkv = q.shape, k_cache.shape[2]
+    k = k_cache.flatten(0, 1)[batch.key_slots].transpose(1, 2)  # [S, Hkv, max_seq_len, D]
+    v = v_cache.flatten(0, 1)[batch.key_slots].transpose(1, 2)
+    mask = batch.is_key[:, None, None, :] if S > 1 else None
     group = q.view(S, Hkv, Hq // Hkv, D)
     out = F.scaled_dot_product_attention(group, k, v, attn_mask=mask, scale=scale)
     return out.reshape(S, Hq, D)

@@ -8,6 +8,7 @@ this file.
 """
 
 import torch
+import torch.nn.functional as F
 
 from litellama.kernels.backend import (
     launch,
@@ -25,9 +26,8 @@ MAX_ROW = 65536
 
 def rms_norm_reference(x: torch.Tensor, weight: torch.Tensor, eps: float = 1e-6) -> torch.Tensor:
     """What the kernel must compute, in plain torch."""
-    wide = x if x.dtype == torch.float64 else x.float()
-    inverse_rms = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
-    return (wide * inverse_rms * weight).to(x.dtype)
+    # torch's own function: it, too, keeps the mean in float32 for the half precisions
+    return F.rms_norm(x, weight.shape, weight, eps)
 
 
 @triton.jit

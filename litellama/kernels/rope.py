@@ -25,8 +25,8 @@ def rope_reference(
 
     def rotate(x: torch.Tensor) -> torch.Tensor:
         first, second, rest = x.split([half, half, x.shape[-1] - 2 * half], dim=-1)
-        rotated = (first * cos - second * sin, second * cos + first * sin)
-        return torch.cat([part.to(x.dtype) for part in rotated] + [rest], dim=-1)
+        turned = [first * cos - second * sin, second * cos + first * sin]
+        return torch.cat([*turned, rest], dim=-1).to(x.dtype)
 
     return rotate(q), rotate(k)
 
