@@ -46,3 +46,9 @@ def smollm2() -> Path:
     if not (folder / "config.json").exists():
         pytest.fail(f"{folder} is not there: run `litellama pull smollm2` (make test does)")
     return folder
+
+
+@pytest.fixture(scope="module", params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> str:
+    """Where a model runs: the CPU, and the GPU where there is one."""
+    return request.param

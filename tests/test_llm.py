@@ -15,8 +15,8 @@ GREEDY = SamplingParams(temperature=0.0, max_tokens=12, ignore_eos=True)
 
 
 @pytest.fixture(scope="module")
-def llm(tiny_llama) -> LLM:
-    return LLM(tiny_llama, device="cpu", dtype="float32")
+def llm(tiny_llama, device) -> LLM:
+    return LLM(tiny_llama, device=device, dtype="float32")
 
 
 def prompts(seed: int, count: int, longest: int = 60) -> list[list[int]]:
@@ -49,7 +49,8 @@ def test_tokens_do_not_depend_on_batch_block_size_chunks_or_preemption(tiny_llam
     alone = [llm.generate(p, s)[0].token_ids for p, s in zip(many, params, strict=True)]
     tight = LLM(
         tiny_llama,
-        device="cpu",
+        device=llm.device.type,
+        dtype="float32",
         max_num_seqs=rng.choice([2, 4, 9]),
         block_size=rng.choice([1, 2, 8, 16]),
         kv_cache_tokens=112,
