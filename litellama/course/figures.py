@@ -58,6 +58,7 @@ def canvas(width: float = 7.5, height: float = 3.0, rows: int = 1, columns: int 
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     style: Any = {
         "font.size": 10, "axes.titlesize": 11,
@@ -67,10 +68,10 @@ def canvas(width: float = 7.5, height: float = 3.0, rows: int = 1, columns: int 
         "grid.color": RULE, "grid.linewidth": 0.8,
     }  # fmt: skip
     with rc_context(style):
-        figure = Figure(figsize=(width, height), layout="constrained")
+        margins = ConstrainedLayoutEngine(w_pad=0.14, h_pad=0.12)
+        figure = Figure(figsize=(width, height), layout=margins)
         FigureCanvasAgg(figure)
         axes = figure.subplots(rows, columns)
-        figure.get_layout_engine().set(w_pad=0.14, h_pad=0.12)
     return figure, axes
 
 

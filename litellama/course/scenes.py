@@ -17,7 +17,7 @@ def lanes_alt(n: int, BLOCK: int) -> str:
     programs = -(-n // BLOCK)
     lanes = programs * BLOCK
     return (
-        f"{programs} programs × {BLOCK} lanes = {lanes} lanes: "
+        f"{programs} program{'s' * (programs > 1)} × {BLOCK} lanes = {lanes} lanes: "
         f"{n} used, {lanes - n} masked ({1 - n / lanes:.0%})"
     )
 

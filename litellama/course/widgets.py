@@ -17,6 +17,8 @@ from litellama.course.figures import PIXELS_PER_INCH, image_bundle, png
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+LABEL = {"description_width": "initial"}  # else a long name is cut off
+
 
 @dataclass(frozen=True)
 class Slider:
@@ -47,7 +49,9 @@ class Choice:
         """The ipywidgets slider over the options, labelled ``name``."""
         import ipywidgets
 
-        return ipywidgets.SelectionSlider(options=self.options, value=self.start, description=name)
+        return ipywidgets.SelectionSlider(
+            options=self.options, value=self.start, description=name, style=LABEL
+        )
 
 
 def explore(

@@ -1,0 +1,84 @@
+"""What the lessons promise beyond running: their kernels are the package's, their links lead on."""
+
+import ast
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LESSONS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+LINK = re.compile(r"\]\((?!https?://|#)([^)\s]+)\)")
+TITLE = re.compile(r"# (\d\d) · ")
+
+
+def kernels_in(source: str) -> dict[str, str]:
+    """The source of each @triton.jit function, decorator and all, by name; the last one wins."""
+    lines = source.splitlines()
+    found = {}
+    for node in ast.parse(source).body:
+        decorators = getattr(node, "decorator_list", [])
+        if any(ast.unparse(decorator) == "triton.jit" for decorator in decorators):
+            text = lines[decorators[0].lineno - 1 : node.end_lineno]
+            found[node.name] = "\n".join(text)
+    return found
+
+
+PACKAGE = {
+    name: text
+    for path in (ROOT / "litellama" / "kernels").glob("*.py")
+    for name, text in kernels_in(path.read_text(encoding="utf-8")).items()
+}
+
+
+def cells(path: Path, kind: str) -> list[str]:
+    notebook = nbformat.read(path, as_version=4)
+    return [cell.source for cell in notebook.cells if cell.cell_type == kind]
+
+
+def test_there_are_lessons_and_kernels():
+    assert len(LESSONS) >= 3
+    assert {"mul_kernel", "rms_norm_kernel", "skip_rms_norm_kernel"} <= set(PACKAGE)
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+def test_a_lessons_final_kernels_are_the_packages(path):
+    code = [cell for cell in cells(path, "code") if not cell.lstrip().startswith("%")]
+    for name, text in kernels_in("\n\n".join(code)).items():
+        if name in PACKAGE:
+            assert text == PACKAGE[name], f"{name} differs from litellama/kernels"
+
+
+@pytest.mark.parametrize(
+    ("lesson", "kernels"),
+    [
+        ("01_first_triton_kernel", {"mul_kernel"}),
+        ("03_rmsnorm", {"rms_norm_kernel", "skip_rms_norm_kernel"}),
+    ],
+)
+def test_a_lesson_builds_the_kernels_it_is_about(lesson, kernels):
+    code = "\n\n".join(cells(ROOT / "notebooks" / f"{lesson}.ipynb", "code"))
+    assert kernels <= set(kernels_in(code))
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+def test_links_and_pictures_exist(path):
+    targets = [target for cell in cells(path, "markdown") for target in LINK.findall(cell)]
+    assert targets
+    for target in targets:
+        assert (path.parent / target.split("#")[0]).exists(), target
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+def test_a_lesson_has_its_parts(path):
+    text = "\n".join(cells(path, "markdown"))
+    number = TITLE.match(text).group(1)
+    assert number == path.stem[:2]
+    assert re.search(r"\.\./images/map(_\d\d)?\.svg", text), "the map of the engine"
+    for part in ("**The question.**", "## Recap", "**Try.**", "**Next:**", "**Sources.**"):
+        assert part in text, part
+    if number != "00":
+        assert "**Exercises:**" in text
+    recap = text.split("## Recap")[1].split("**Try.**")[0]
+    assert recap.count("\n- ") <= 5, "a recap has at most five points"
