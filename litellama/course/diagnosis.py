@@ -112,7 +112,7 @@ def _raised(exercise: Exercise, made: Attempt) -> Diagnosis | None:
         name, advice = "raised", _translate(root)
     message = (str(root).strip().splitlines() or [""])[-1]
     where = [_case_line(exercise, made)]
-    place = _their_line(root) or _their_line(error)
+    place = _kernel_line(error) or _their_line(root) or _their_line(error)
     if place:
         where.append(f"raised at line {place[0]}: {place[1]}")
     text = f"{type(root).__name__}: {message}" + (f"\n{advice}" if advice else "")
@@ -346,7 +346,14 @@ def _all_zero(evidence: Evidence) -> Diagnosis | None:
 def _in_half_only(evidence: Evidence) -> Diagnosis | None:
     if not _only_half_fails(evidence):
         return None
-    error = largest_error(*evidence.first_wrong())
+    got, want = evidence.first_wrong()
+    if not got.any():
+        text = (
+            "Zero in 16 bits only: a square or a sum passed 65504, the end of float16, and dividing "
+            "by infinity gave zero. Convert to float32 right after the load, .to(tl.float32)."
+        )
+        return Diagnosis("overflow in half precision", text)
+    error = largest_error(got, want)
     text = (
         f"Right in float32, wrong in {dtype_name(evidence.first.dtype)} (relative error "
         f"{error:.1g}). A sum or a product kept in 16 bits loses digits: convert to float32 right "
@@ -417,7 +424,7 @@ def _nearly(evidence: Evidence) -> Diagnosis | None:
         for made in evidence.failed
         for got, want in zip(made.results, made.want, strict=True)
     )
-    if allowed == 0 or not error < 100 * allowed:
+    if not error < min(100 * allowed, 0.05):
         return None
     text = (
         f"Very near: the largest relative error is {error:.1g}, and "
@@ -442,8 +449,8 @@ _GUESSES: tuple[Callable[[Evidence], Diagnosis | None], ...] = (
     _swapped,
     _ignores_strides,
     _not_finite,
-    _all_zero,
     _in_half_only,
+    _all_zero,
     _transposed,
     _factor,
     _ragged_only,
@@ -506,6 +513,18 @@ def _translate(error: BaseException) -> str:
         if re.search(pattern, message, re.DOTALL):
             return advice
     return ""
+
+
+def _kernel_line(error: BaseException | None) -> tuple[int, str] | None:
+    """The line of a kernel that Triton's compiler refused, counted from the kernel's own def."""
+    while error is not None:
+        source = getattr(error, "src", None)
+        number = getattr(getattr(error, "node", None), "lineno", None)
+        if isinstance(source, str) and number is not None:
+            line = source.splitlines()[number - 1 : number]
+            return (number, line[0].strip()) if line else None
+        error = error.__cause__
+    return None
 
 
 def _their_line(error: BaseException) -> tuple[int, str] | None:

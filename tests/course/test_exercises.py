@@ -22,12 +22,14 @@ import litellama.course
 from litellama.course.check import Verdict, examine
 from litellama.course.exercise import Exercise
 from litellama.course.exercises import all_exercises, find
+from litellama.kernels.backend import interpreting
 
 EXERCISES = all_exercises()
 PROOFS: dict[str, Proof] = {}
 for _path in sorted(Path(__file__).parent.glob("proofs_lesson_*.py")):
     PROOFS |= importlib.import_module(_path.stem).PROOFS
 LESSONS = sorted({exercise.lesson for exercise in EXERCISES.values()})
+HALF = ("accumulated in half precision", "half precision", "overflow in half precision")
 WRONG = [(name, slip) for name, proof in PROOFS.items() for slip in proof.wrong]
 RIGHT = [(name, fn) for name, proof in PROOFS.items() for fn in proof.right]
 
@@ -79,12 +81,17 @@ def test_untouched_stubs_fail_politely(lesson, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("name", "slip"), WRONG, ids=[f"{n}-{s.label}" for n, s in WRONG])
 def test_wrong_answers_get_their_own_diagnosis(name: str, slip: Wrong, tmp_path):
+    if slip.diagnosis in ("load out of bounds", "out of bounds") and not interpreting():
+        pytest.skip("pointers are watched in the interpreter only; on a GPU this may even be right")
     exercise = find(name)
     imports, answer = solution_cells(ROOT / "solutions" / f"{exercise.lesson}.ipynb", name)
     module = as_module([*imports, edited(answer, slip.edits)], tmp_path)
     verdict = examine(exercise, getattr(module, name))
     assert not verdict.passed
-    assert verdict.name == slip.diagnosis, verdict.text
+    if slip.diagnosis in HALF and not interpreting():
+        assert verdict.name in HALF, verdict.text  # the order of a sum in 16 bits is the GPU's own
+    else:
+        assert verdict.name == slip.diagnosis, verdict.text
 
 
 @pytest.mark.parametrize(("name", "fn"), RIGHT, ids=[f"{n}-{fn.__name__}" for n, fn in RIGHT])
