@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich import box
 from rich.table import Table
 
 from litellama.cli import options
@@ -98,6 +99,7 @@ def _on_one_line(innermost_list: re.Match[str]) -> str:
 def _print_engine(record: dict[str, Any], work: "Work") -> None:
     where = record.get("gpu") or f"{record['cpu']}, {record['threads']} threads"
     table = Table(
+        box=box.SIMPLE_HEAD,
         title=f"{record['model']}, {record['dtype']}, batch {work.batch}, {work.prompt_tokens} + "
         f"{work.new_tokens} tokens, {where}",
         caption="medians; limit: the weights read once a step at the memory's "
@@ -128,20 +130,23 @@ def _print_kernels(record: dict[str, Any]) -> None:
     """One line for each kernel and shape, with the peers side by side."""
     peers = list(dict.fromkeys(row["peer"] for row in record["results"]))
     table = Table(
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,  # to fit 80 columns
         title=f"GB/s on {record['gpu']}",
         caption=f"medians, cold L2 cache; a copy: {record['copy_bytes_per_s'] / 1e9:.0f} GB/s",
     )
     for heading in ("kernel", "shape", "dtype"):
         table.add_column(heading, no_wrap=True)
-    for heading in (*peers, "of a copy"):
-        table.add_column(heading, justify="right")
+    for heading in (*peers, "of copy"):
+        table.add_column(heading, justify="right", no_wrap=True)
     lines: dict[tuple[str, str, str], dict[str, str]] = {}
     for row in record["results"]:
         key = (row["kernel"], "×".join(str(size) for size in row["shape"][0]), row["dtype"])
         line = lines.setdefault(key, {})
         line[row["peer"]] = f"{row['gb_per_s']:.0f}"
         if row["peer"] == "litellama":
-            line["of a copy"] = f"{row['fraction_of_copy']:.0%}"
+            line["of copy"] = f"{row['fraction_of_copy']:.0%}"
     for key, line in lines.items():
-        table.add_row(*key, *(line[heading] for heading in (*peers, "of a copy")))
+        table.add_row(*key, *(line[heading] for heading in (*peers, "of copy")))
     stdout().print(table)

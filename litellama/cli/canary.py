@@ -35,7 +35,8 @@ def run(device: torch.device, backend: str = "triton") -> Iterator[Verdict]:
             try:
                 problem = _try(name, dtype, device, backend)
             except Exception as error:  # whatever a broken installation raises is the finding
-                problem = f"raised {type(error).__name__}: {str(error).strip().splitlines()[-1:]}"
+                reason = str(error).strip().splitlines() or ["without a message"]
+                problem = f"raised {type(error).__name__}: {reason[-1]}"
             yield Verdict(name, kind, problem)
 
 

@@ -1,0 +1,319 @@
+"""The command line: options, errors, exit codes, and what each command prints."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from typer.testing import CliRunner, Result
+
+from litellama import LLM, SamplingParams, checkpoints, kernels
+from litellama.cli import app, canary, doctor
+from litellama.errors import CheckpointError
+
+ROOT = Path(__file__).parents[1]
+COMMANDS = ["chat", "generate", "bench", "pull", "convert", "doctor"]
+
+
+def run(*arguments: object, stdin: str | None = None) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], input=stdin)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache folder."""
+    monkeypatch.setenv("LITELLAMA_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def test_help_lists_every_command() -> None:
+    result = run("--help")
+    assert result.exit_code == 0
+    for command in COMMANDS:
+        assert f" {command} " in result.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str) -> None:
+    assert run(command, "--help").exit_code == 0
+
+
+def test_help_does_not_load_the_engine() -> None:
+    """Only what `import litellama` itself needs may be imported before a command runs."""
+    program = "import sys, litellama; before = set(sys.modules); import litellama.cli; "
+    program += "print([m for m in ('transformers', 'prompt_toolkit', 'litellama.llm') "
+    program += "if m in sys.modules and m not in before])"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("arguments", [["nonsense"], ["generate"], ["generate", "--warmth", "1"]])
+def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:
+    assert run(*arguments).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--top-p", "1.7"], "top_p"),
+        (["--model", "no-such-model"], "no-such-model"),
+        (["--device", "tpu"], "tpu"),
+        (["--dtype", "int3"], "int3"),
+        (["--prompt", ""], "the prompt is empty"),
+    ],
+)
+def test_a_user_error_is_one_line_and_exit_code_1(
+    tiny_llama: Path, home: Path, arguments: list[str], message: str
+) -> None:
+    result = run("generate", "--prompt", "hello", "--model", tiny_llama, *arguments)
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    error = result.stderr.splitlines()[-1]
+    assert error.startswith("Error: ")
+    assert message in error
+    assert "Traceback" not in result.stderr
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(name: str) -> Path:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(checkpoints, "pull", broken)
+    assert isinstance(run("pull", "smollm2").exception, KeyError)
+
+
+# generate
+
+GREEDY = ["--temperature", "0", "--max-tokens", "12"]
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_llama: Path) -> LLM:
+    return LLM(tiny_llama, device="cpu")
+
+
+def test_generate_streams_what_the_engine_makes(tiny: LLM, tiny_llama: Path) -> None:
+    params = SamplingParams(temperature=0.0, max_tokens=12)
+    expected = tiny.generate("hello", params)[0].text + "\n"
+    result = run("generate", "-p", "hello", "-m", tiny_llama, "--device", "cpu", *GREEDY)
+    assert result.exit_code == 0, result.output
+    assert result.stdout == expected
+    piped = run("generate", "-p", "-", "-m", tiny_llama, "--device", "cpu", *GREEDY, stdin="hello")
+    assert piped.stdout == expected
+
+
+def test_generate_in_the_chat_template(tiny: LLM, tiny_llama: Path) -> None:
+    params = SamplingParams(temperature=0.0, max_tokens=12)
+    expected = tiny.chat([{"role": "user", "content": "hello"}], params).text
+    result = run("generate", "-p", "hello", "--chat", "-m", tiny_llama, "--device", "cpu", *GREEDY)
+    assert result.stdout == expected + "\n"
+
+
+def test_generate_json(tiny: LLM, tiny_llama: Path) -> None:
+    params = SamplingParams(temperature=0.0, max_tokens=12)
+    expected = tiny.generate("hello", params)[0]
+    result = run("generate", "-p", "hello", "--json", "-m", tiny_llama, "--device", "cpu", *GREEDY)
+    record = json.loads(result.stdout)
+    assert record.pop("seconds") >= 0
+    assert record == {
+        "text": expected.text,
+        "finish_reason": expected.finish_reason,
+        "prompt_token_ids": expected.prompt_token_ids,
+        "token_ids": expected.token_ids,
+    }
+
+
+def test_the_same_seed_gives_the_same_text(tiny_llama: Path) -> None:
+    def text(seed: int) -> str:
+        options = ["--temperature", "1", "--top-p", "1", "--seed", seed, "--ignore-eos"]
+        return run("generate", "-p", "hello", "-m", tiny_llama, *options).stdout
+
+    assert text(1) == text(1) != text(2)
+
+
+def test_stop_strings_are_passed_on(tiny_llama: Path) -> None:
+    whole = run("generate", "-p", "hello", "-m", tiny_llama, *GREEDY, "--ignore-eos").stdout
+    stop = whole[4]
+    cut = run("generate", "-p", "hello", "-m", tiny_llama, *GREEDY, "--ignore-eos", "--stop", stop)
+    assert cut.stdout == whole[: whole.index(stop)] + "\n"
+
+
+# pull and convert
+
+
+def test_pull_says_where_the_model_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(checkpoints, "pull", lambda name: tmp_path / name)
+    result = run("pull", "smollm2")
+    assert result.stdout == f"smollm2 is in {tmp_path / 'smollm2'}\n"
+
+
+def test_pull_errors_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_network(name: str) -> Path:
+        raise CheckpointError("there is no network")
+
+    monkeypatch.setattr(checkpoints, "pull", no_network)
+    result = run("pull", "OWNER/NAME")
+    assert (result.exit_code, result.stderr) == (1, "Error: there is no network\n")
+
+
+def test_convert(tiny_llama: Path, tmp_path: Path, home: Path) -> None:
+    result = run("convert", tiny_llama, tmp_path / "converted")
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "converted" / "config.json").is_file()
+    again = run("convert", tiny_llama, tmp_path / "converted")
+    assert again.exit_code == 1
+    assert "already exists" in again.stderr
+
+
+# bench
+
+
+def test_bench_prints_a_table_and_writes_the_record(tiny_llama: Path, tmp_path: Path) -> None:
+    output = tmp_path / "record.json"
+    sizes = ["--prompt-tokens", 8, "--new-tokens", 4, "--repeats", 2]
+    result = run("bench", "-m", tiny_llama, "--device", "cpu", *sizes, "-o", output)
+    assert result.exit_code == 0, result.output
+    assert "litellama" in result.stdout
+    assert "transformers" in result.stdout
+    assert "3 the same" in result.stdout
+    record = json.loads(output.read_text())
+    assert record["work"]["new_tokens"] == 4
+    assert "repetition 2 of 2" in result.stderr
+
+
+def test_bench_fails_when_the_tokens_differ(
+    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from litellama.bench import engine
+
+    honest = engine.Litellama.generate
+
+    def wrong(self: engine.Litellama, prompts: engine.Prompts, n: int) -> engine.Prompts:
+        return [[*row[:-1], (row[-1] + 1) % 100] for row in honest(self, prompts, n)]
+
+    monkeypatch.setattr(engine.Litellama, "generate", wrong)
+    sizes = ["--prompt-tokens", 8, "--new-tokens", 4, "--repeats", 1]
+    result = run("bench", "-m", tiny_llama, "--device", "cpu", "--dtype", "float32", *sizes)
+    assert result.exit_code == 1
+    assert "different tokens" in result.stderr
+
+
+def test_bench_refuses_an_unwritable_output_first(tiny_llama: Path, tmp_path: Path) -> None:
+    result = run("bench", "-m", tiny_llama, "-o", tmp_path / "nowhere" / "record.json")
+    assert result.exit_code == 1
+    assert "there is no folder" in result.stderr
+    assert "warm-up" not in result.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_bench_kernels_refuses_a_cpu() -> None:
+    result = run("bench", "kernels", "mul")
+    assert result.exit_code == 1
+    assert "timed on a GPU" in result.stderr
+
+
+def test_bench_kernels_prints_and_writes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With the recorded figures in place of a GPU."""
+    from litellama.bench import kernels as bench_kernels
+
+    record = json.loads((ROOT / "benchmarks" / "kernels_h100.json").read_text())
+    monkeypatch.setattr(bench_kernels, "run", lambda *args, **settings: record)
+    result = run("bench", "kernels", "-o", tmp_path / "again.json")
+    assert result.exit_code == 0, result.output
+    for name in bench_kernels.CASES:
+        assert name in result.stdout
+    assert "…" not in result.stdout, "a column is cut at 80 characters"
+    assert json.loads((tmp_path / "again.json").read_text()) == record
+
+
+# doctor
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only two kernels, so that the interpreter is not kept long."""
+    names = ("mul", "rms_norm")
+    monkeypatch.setattr(canary, "CASES", {name: canary.CASES[name] for name in names})
+
+
+def test_doctor_finds_nothing_wrong(home: Path) -> None:
+    result = run("doctor")
+    assert result.exit_code == 0, result.output
+    assert f"torch {torch.__version__}" in result.stdout
+    assert "right in float32, float16 and bfloat16" in result.stdout
+    assert "smollm2 is not here yet" in result.stdout
+    assert "litellama pull smollm2" in result.stdout
+    assert "free for the cache" in result.stdout
+
+
+def zeros(x: torch.Tensor, weight: torch.Tensor, eps: float = 1e-6) -> torch.Tensor:
+    return torch.zeros_like(x)
+
+
+def slightly_off(x: torch.Tensor, weight: torch.Tensor, eps: float = 1e-6) -> torch.Tensor:
+    return kernels.rms_norm(x, weight, eps) * 1.001
+
+
+def not_a_number(x: torch.Tensor, weight: torch.Tensor, eps: float = 1e-6) -> torch.Tensor:
+    return x * float("nan")
+
+
+def crash(x: torch.Tensor, weight: torch.Tensor, eps: float = 1e-6) -> torch.Tensor:
+    raise RuntimeError("0 active drivers")
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    ("broken", "problem"),
+    [
+        (zeros, "rms_norm in float32 returned all zeros"),
+        (slightly_off, "rms_norm in float32 is wrong by"),
+        (not_a_number, "rms_norm in bfloat16 returned NaN"),
+        (crash, "rms_norm in float16 raised RuntimeError: 0 active drivers"),
+    ],
+)
+def test_doctor_reports_a_broken_kernel(
+    home: Path, monkeypatch: pytest.MonkeyPatch, broken: Callable, problem: str
+) -> None:
+    fake = SimpleNamespace(mul=kernels.mul, rms_norm=broken, use_backend=kernels.use_backend)
+    monkeypatch.setattr(canary, "kernels", fake)
+    result = run("doctor")
+    assert result.exit_code == 1
+    assert problem in result.stdout
+    assert "constraints.txt" in result.stdout, "it does not say what to do"
+
+
+@pytest.mark.usefixtures("quick")
+def test_doctor_reports_half_a_model(home: Path) -> None:
+    folder = home / "models" / "smollm2"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    result = run("doctor")
+    assert result.exit_code == 1
+    assert "has no model.safetensors" in result.stdout
+    (folder / "model.safetensors").touch()
+    assert "smollm2 is in" in run("doctor").stdout
+
+
+@pytest.mark.usefixtures("quick")
+def test_doctor_reports_a_full_disk(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: SimpleNamespace(free=10**8))
+    result = run("doctor")
+    assert result.exit_code == 1
+    assert "0.1 GB free" in result.stdout
+    assert "LITELLAMA_HOME" in result.stdout
+
+
+def test_doctor_without_triton(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from litellama.kernels import backend
+
+    monkeypatch.setattr(backend, "HAS_TRITON", False)
+    result = run("doctor")
+    assert result.exit_code == 0
+    assert "kernels run as their torch references" in result.stdout
