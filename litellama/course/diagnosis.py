@@ -213,6 +213,8 @@ def _out_of_bounds(exercise: Exercise, attempts: list[Attempt]) -> Diagnosis | N
             text = _fault_text(made.faults[0])
             if _is_right(exercise, made):
                 text = f"Every number is right, but memory is not safe. {text}"
+            else:
+                text += " If it has one, look at where the row starts: which stride, which length?"
             return Diagnosis(
                 f"{made.faults[0].action} out of bounds", text, [_case_line(exercise, made)]
             )
@@ -257,30 +259,32 @@ def _nothing_written(evidence: Evidence) -> Diagnosis | None:
 
 def _partly_written(evidence: Evidence) -> Diagnosis | None:
     made = evidence.first
+    where = [_case_line(evidence.exercise, made)]
     for name, result in zip(evidence.exercise.outputs, made.results, strict=True):
-        if not isinstance(result, torch.Tensor):
-            continue
-        missing = unwritten(result)
-        if not missing.any():
-            continue
-        count, first = int(missing.sum()), _index(missing)
-        text = (
-            f"{count} of {missing.numel()} elements of {name} were never written; the first is "
-            f"{name}{first}."
-        )
-        columns = missing.reshape(-1, missing.shape[-1])
-        if missing.flatten()[int(missing.flatten().nonzero()[0]) :].all():
-            text += (
-                " Everything before it was. Either too few programs were started (division rounds "
-                "down: use triton.cdiv(n, BLOCK)), or the programs all work on the same block (is "
-                "tl.program_id in the offsets?)."
-            )
-        elif bool((columns == columns[0]).all()):
-            text += " The same columns are missing in every row: does the loop reach the row's end?"
-        else:
-            text += " Compare the grid, the offsets and the mask of tl.store."
-        return Diagnosis("partly written", text, [_case_line(evidence.exercise, made)])
+        if isinstance(result, torch.Tensor) and unwritten(result).any():
+            text = _what_is_missing(name, unwritten(result), len(made.results))
+            return Diagnosis("partly written", text, where)
     return None
+
+
+def _what_is_missing(name: str, missing: torch.Tensor, results: int) -> str:
+    """One sentence on which elements were never written, and what that looks like."""
+    count = int(missing.sum())
+    few = (
+        "Either too few programs were started (division rounds down: use triton.cdiv(n, BLOCK)), "
+        "or the programs all work on the same block (is tl.program_id in the offsets?)."
+    )
+    if missing.all():
+        return f"{name} was never written. " + ("Is its tl.store there?" if results > 1 else few)
+    were = "was" if count == 1 else "were"
+    text = f"{count} of {missing.numel()} elements of {name} {were} never written"
+    text += f"; the first is {name}{_index(missing)}."
+    rows = missing.reshape(-1, missing.shape[-1])
+    if missing.flatten()[int(missing.flatten().nonzero()[0]) :].all():
+        return f"{text} Everything before it was. {few}"
+    if bool((rows == rows[0]).all()):
+        return f"{text} The same columns are missing in every row: does the loop reach its end?"
+    return f"{text} Compare the grid, the offsets and the mask of tl.store."
 
 
 def _swapped(evidence: Evidence) -> Diagnosis | None:
@@ -328,9 +332,10 @@ def _ignores_strides(evidence: Evidence) -> Diagnosis | None:
     ]
     if not strided or not _is_right(evidence.exercise, evidence.again(contiguous=True)):
         return None
+    are = "is a view" if len(strided) == 1 else "are views"
     text = (
-        f"The same numbers in contiguous memory come out right. Here {' and '.join(strided)} is a "
-        f"view into a wider tensor: the way from one row to the next is .stride(0), not the width."
+        f"The same numbers in contiguous memory come out right. Here {' and '.join(strided)} {are} "
+        f"into something wider: the way from one row to the next is .stride(0), not the width."
     )
     return Diagnosis("strides ignored", text)
 
@@ -349,7 +354,7 @@ def _in_half_only(evidence: Evidence) -> Diagnosis | None:
     got, want = evidence.first_wrong()
     if not got.any():
         text = (
-            "Zero in 16 bits only: a square or a sum passed 65504, the end of float16, and dividing "
+            "Zero in 16 bits only: a square or sum passed 65504, the end of float16, and dividing "
             "by infinity gave zero. Convert to float32 right after the load, .to(tl.float32)."
         )
         return Diagnosis("overflow in half precision", text)
@@ -388,6 +393,8 @@ def _factor(evidence: Evidence) -> Diagnosis | None:
     values = [factor for factor, _ in factors]
     if max(values) - min(values) <= 0.01 * abs(values[0]):
         text = f"Every element is {values[0]:.6g} times what it should be."
+        if abs(values[0] + 1) < 0.01:
+            return Diagnosis("constant factor", "Every element has the wrong sign.")
     else:
         text = "The result is the right one times a number that depends on the case: " + "; ".join(
             f'{factor:.6g} in "{made.case.label}"' for factor, made in factors[:3]
@@ -466,9 +473,13 @@ _FAR_OUT = (
     "row * stride. Is something multiplied twice, or a mask on the wrong variable?"
 )
 _TRANSLATIONS = (
+    (
+        r"arange's arguments must be",
+        "tl.arange needs a size known to the compiler: BLOCK, declared as tl.constexpr.",
+    ),
     (r"arange.*power of 2", "Pass a power of two as BLOCK, such as triton.next_power_of_2(n)."),
     (
-        r"Cannot call @triton\.jit'd|outside of the scope of a kernel",
+        r"Cannot call @triton\.jit'd|outside of the scope of a kernel|attribute 'is_ptr'",
         "A kernel is started on a grid: kernel[(programs,)](arguments).",
     ),
     (

@@ -1,6 +1,8 @@
 """check and hint: the verdicts that no exercise owns, and what the check sees of memory."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -306,3 +308,12 @@ def test_nothing_stays_patched_after_a_check():
         from triton.runtime.interpreter import InterpreterBuilder
 
         assert InterpreterBuilder.create_masked_load.__name__ == "create_masked_load"
+
+
+def test_importing_the_checks_imports_nothing_of_jupyter_or_plots():
+    heavy = ("matplotlib", "IPython", "ipywidgets", "nbformat", "transformers")
+    source = f"import sys, litellama.course; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", source], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"

@@ -104,7 +104,7 @@ _NORM_MISTAKES = (
         "mean over the block",
         _mean_over_block,
         "the sum of squares is divided by BLOCK. The lanes beyond the row hold zeros and are not "
-        "part of it: divide by N.",
+        "part of it: divide by the length of the row.",
     ),
     Mistake(
         "mean subtracted",
