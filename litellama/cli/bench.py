@@ -21,6 +21,8 @@ Output = Annotated[
     Path | None, typer.Option("--output", "-o", help="Write the record, repetitions included.")
 ]
 
+SHORT = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
+
 
 @app.callback()
 def bench(
@@ -132,7 +134,6 @@ def _print_kernels(record: dict[str, Any]) -> None:
     table = Table(
         box=box.SIMPLE_HEAD,
         pad_edge=False,
-        collapse_padding=True,  # to fit 80 columns
         title=f"GB/s on {record['gpu']}",
         caption=f"medians, cold L2 cache; a copy: {record['copy_bytes_per_s'] / 1e9:.0f} GB/s",
     )
@@ -142,7 +143,8 @@ def _print_kernels(record: dict[str, Any]) -> None:
         table.add_column(heading, justify="right", no_wrap=True)
     lines: dict[tuple[str, str, str], dict[str, str]] = {}
     for row in record["results"]:
-        key = (row["kernel"], "×".join(str(size) for size in row["shape"][0]), row["dtype"])
+        shape = "×".join(str(size) for size in row["shape"][0])
+        key = (row["kernel"], shape, SHORT.get(row["dtype"], row["dtype"]))
         line = lines.setdefault(key, {})
         line[row["peer"]] = f"{row['gb_per_s']:.0f}"
         if row["peer"] == "litellama":
