@@ -45,15 +45,16 @@ def make_llama(folder: Path, seed: int = 0, max_shard_size: str = "5GB", **overr
         "eos_token_id": vocabulary - 4,
         "bos_token_id": None,
         "tie_word_embeddings": True,
-        "initializer_range": 0.2,  # large enough that the logits are far from uniform
     }
+    settings |= overrides
+    # Large enough that the logits are far from uniform, small enough that rounding does not grow.
+    settings.setdefault("initializer_range", 1.5 * settings["hidden_size"] ** -0.5)
     torch.manual_seed(seed)
-    model = LlamaForCausalLM(LlamaConfig(**(settings | overrides)))
+    model = LlamaForCausalLM(LlamaConfig(**settings))
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for parameter in model.parameters():
             # Norm weights of 1 and biases of 0 would hide a norm or a bias that is left out.
             if parameter.ndim == 1:
-                parameter.add_(0.3 * torch.randn_like(parameter), alpha=1.0)
-            assert parameter.isfinite().all(), name
+                parameter.add_(0.3 * torch.randn_like(parameter))
     model.save_pretrained(folder, max_shard_size=max_shard_size)
     return folder
