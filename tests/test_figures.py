@@ -142,6 +142,7 @@ def test_a_live_widget_keeps_the_picture_for_readers_elsewhere(displayed):
     explore_lanes()
     ((bundle, _),) = displayed
     assert {"image/png", "application/vnd.jupyter.widget-view+json"} <= set(bundle)
+    assert bundle["text/plain"] == scenes.lanes_alt(20, 8)
 
 
 def test_moving_a_slider_draws_again():

@@ -67,7 +67,8 @@ def explore(
     bundle, metadata = image_bundle(draw(**values), alt(**values))
     if find_spec("ipywidgets"):
         box = live_box(draw, alt, controls)
-        bundle |= box._repr_mimebundle_()  # the chart stays in the bundle for readers elsewhere
+        # The chart and its text stay in the bundle, for readers elsewhere.
+        bundle = box._repr_mimebundle_() | bundle
     display(bundle, metadata=metadata, raw=True)
 
 
