@@ -36,13 +36,14 @@ test: model lint ## lint, then run every test, lesson and solution
 	@echo "== lessons and solutions, from top to bottom"
 	$(BIN)/python -m pytest --nbval-lax --nbval-cell-timeout=120 notebooks solutions
 
-lint: $(INSTALLED) ## ruff, mypy, exercises up to date, notebooks fit to publish
+lint: $(INSTALLED) ## ruff, mypy, exercises and figures up to date, notebooks fit to publish
 	@echo "== lint"
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python tools/make_exercises.py --check
 	$(BIN)/python tools/check_notebooks.py
+	$(BIN)/python benchmarks/summary.py --check
 
 chat: model ## talk with the model in the terminal
 	@$(BIN)/litellama chat

@@ -132,7 +132,7 @@ def _print_kernels(record: dict[str, Any]) -> None:
     """One line for each kernel and shape, with the peers side by side."""
     peers = list(dict.fromkeys(row["peer"] for row in record["results"]))
     table = Table(
-        box=box.SIMPLE_HEAD,
+        box=None,
         padding=(0, 1, 0, 0),  # to fit 80 columns
         title=f"GB/s on {record['gpu']}",
         caption=f"medians, cold L2 cache; a copy: {record['copy_bytes_per_s'] / 1e9:.0f} GB/s",
