@@ -1,31 +1,27 @@
 """GGUF files of the Llama family: read, dequantise, and name things as Hugging Face does.
 
 A GGUF file is a magic number, counts, metadata (typed key and value pairs, the vocabulary among
-them), a table of tensors, then their bytes at aligned offsets. Sizes are little-endian. The format:
-https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+them), a table of tensors, then their bytes at aligned offsets. The package ``gguf`` reads it. The
+format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
 import math
-import mmap
 import re
-import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from gguf import GGUFReader, ReaderTensor
+from gguf.quants import dequantize
 
 from litellama.checkpoints.safetensors_files import DTYPE_NAMES, NewTensor, few
 from litellama.errors import CheckpointError
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
-SCALARS = dict(enumerate(("B", "b", "H", "h", "I", "i", "f", "?")))  # type code -> struct format
-SCALARS |= {10: "Q", 11: "q", 12: "d"}
-STRING, ARRAY = 8, 9
-MAX_DIMS = 4
+MAX_READS = 3_000_000  # a vocabulary of 262,000 tokens and its merges take two million
 
 # GGUF name -> Hugging Face name, and what else to do; {} is the layer.
 NAMES = {
@@ -45,149 +41,71 @@ NAMES = {
 ROPE_FACTORS = "rope_freqs.weight"
 
 
-@dataclass(frozen=True)
-class GGUFTensor:
-    """One tensor: ``shape`` in torch's order, ``kind`` the ggml type's code, bytes at ``start``."""
+class BoundedReader(GGUFReader):
+    """``GGUFReader`` that stops at the end of the file, and after ``MAX_READS`` values.
 
-    name: str
-    kind: int
-    shape: tuple[int, ...]
-    start: int
-    nbytes: int
+    The library's own slices past the end come out short without an error, so that an array said to
+    have 2**60 items would fill the memory.
+    """
+
+    reads = 0
+
+    def _get(
+        self, offset: int, dtype: Any, count: int = 1, override_order: Any = None
+    ) -> np.ndarray[Any, Any]:
+        end, size = int(offset) + int(count) * np.dtype(dtype).itemsize, len(self.data)
+        if end > size:
+            raise ValueError(f"bytes {offset} to {end} are announced, and the file has {size}")
+        self.reads += 1
+        if self.reads > MAX_READS:
+            raise ValueError(f"its metadata and table hold more than {MAX_READS} values")
+        return np.frombuffer(self.data, dtype, int(count), int(offset))
 
 
 class GGUFFile:
-    """A GGUF file's ``metadata`` and table of ``tensors``, read and checked; data stays on disk.
+    """A GGUF file's ``metadata`` and ``tensors`` by name, checked; data stays on disk.
 
     Raises CheckpointError if the file is not a GGUF file, is truncated or is corrupted.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self._check_header()
+        try:
+            with np.errstate(over="raise", divide="raise"):  # it computes in NumPy integers
+                reader = BoundedReader(self.path)
+            self.metadata = {key: field.contents() for key, field in reader.fields.items()}
+        except (ValueError, LookupError, ArithmeticError, MemoryError, RecursionError) as error:
+            raise CheckpointError(
+                f"{path} is truncated or corrupted: {error}. Download it again"
+            ) from error
+        self.tensors = {tensor.name: tensor for tensor in reader.tensors}
+
+    def _check_header(self) -> None:
         try:
             with self.path.open("rb") as file:
-                magic = file.read(4)
-                if magic != MAGIC:
-                    raise CheckpointError(
-                        f"{path} is not a GGUF file: it begins with {magic!r}, not {MAGIC!r}"
-                    )
-                self._data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                magic, version = file.read(4), file.read(4)
         except OSError as error:
-            raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
-        self._at = 4
-        version = self._scalar("I")
-        if version not in VERSIONS:
-            raise CheckpointError(f"{path} is GGUF version {version}; 2 and 3 are read")
-        tensor_count, pair_count = self._scalar("Q"), self._scalar("Q")
-        self.metadata: dict[str, Any] = {}
-        for _ in range(pair_count):
-            key = self._string()
-            self.metadata[key] = self._value(self._scalar("I"))
-        self.tensors = self._table(tensor_count)
-
-    def _take(self, count: int) -> int:
-        """Step over ``count`` bytes and return where they begin; they must be in the file."""
-        start = self._at
-        if count > len(self._data) - start:
+            raise CheckpointError(f"{self.path} cannot be read: {error.strerror}") from error
+        if magic != MAGIC:
             raise CheckpointError(
-                f"{self.path} is truncated or corrupted: {count} bytes are announced at byte "
-                f"{start}, and the file has {len(self._data)}. Download it again"
+                f"{self.path} is not a GGUF file: it begins with {magic!r}, not {MAGIC!r}"
             )
-        self._at += count
-        return start
+        number = int.from_bytes(version, "little")
+        if len(version) == 4 and number not in VERSIONS:
+            raise CheckpointError(f"{self.path} is GGUF version {number}; 2 and 3 are read")
 
-    def _scalar(self, fmt: str) -> Any:
-        return struct.unpack_from("<" + fmt, self._data, self._take(struct.calcsize("<" + fmt)))[0]
-
-    def _string(self) -> str:
-        size = self._scalar("Q")
-        start = self._take(size)
+    def read(self, name: str) -> torch.Tensor:
+        """The values of a tensor as float32, in torch's order of dimensions."""
+        tensor = self.tensors[name]
         try:
-            return self._data[start : start + size].decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise CheckpointError(
-                f"{self.path} is corrupted: the string at byte {start} is not UTF-8"
-            ) from error
-
-    def _value(self, kind: int) -> Any:
-        if kind in SCALARS:
-            return self._scalar(SCALARS[kind])
-        if kind == STRING:
-            return self._string()
-        if kind != ARRAY:
-            raise CheckpointError(f"{self.path} is corrupted: {kind} is no GGUF value type")
-        item, count = self._scalar("I"), self._scalar("Q")
-        if item in SCALARS:
-            fmt = SCALARS[item]
-            start = self._take(struct.calcsize("<" + fmt) * count)
-            return list(struct.unpack_from(f"<{count}{fmt}", self._data, start))
-        if item == STRING:
-            return [self._string() for _ in range(count)]
-        raise CheckpointError(f"{self.path} has an array of GGUF value type {item}: not supported")
-
-    def _table(self, count: int) -> dict[str, GGUFTensor]:
-        entries = []
-        for _ in range(count):
-            name, dims = self._string(), self._scalar("I")
-            if dims > MAX_DIMS:
-                raise CheckpointError(f"{self.path} is corrupted: {name!r} has {dims} dimensions")
-            shape = tuple(self._scalar("Q") for _ in range(dims))[::-1]
-            entries.append((name, shape, self._scalar("I"), self._scalar("Q")))
-        alignment = self.metadata.get("general.alignment", 32)
-        if not isinstance(alignment, int) or alignment < 1:
-            raise CheckpointError(f"{self.path} is corrupted: general.alignment is {alignment!r}")
-        data_start = -(-self._at // alignment) * alignment
-        tensors: dict[str, GGUFTensor] = {}
-        for name, shape, kind, offset in entries:
-            if name in tensors:
-                raise CheckpointError(f"{self.path} is corrupted: {name!r} appears twice")
-            tensor = GGUFTensor(
-                name, kind, shape, data_start + offset, self._nbytes(name, shape, kind)
-            )
-            if tensor.start + tensor.nbytes > len(self._data):
-                raise CheckpointError(
-                    f"{self.path} is truncated: {name!r} ends at byte "
-                    f"{tensor.start + tensor.nbytes}, and the file has {len(self._data)}. "
-                    "Download it again"
-                )
-            tensors[name] = tensor
-        return tensors
-
-    def _nbytes(self, name: str, shape: tuple[int, ...], kind: int) -> int:
-        from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
-
-        try:
-            block, size = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
-        except (ValueError, KeyError):
-            raise CheckpointError(
-                f"{self.path} stores {name!r} in ggml type {kind}, which is not known"
-            ) from None
-        if shape and shape[-1] % block:
-            raise CheckpointError(
-                f"{self.path} is corrupted: rows of {name!r} have {shape[-1]} values, not a "
-                f"multiple of its block of {block}"
-            )
-        return math.prod(shape) // block * size
-
-    def read(self, tensor: GGUFTensor) -> torch.Tensor:
-        """The tensor's values as float32, in ``tensor.shape``."""
-        from gguf.constants import GGMLQuantizationType
-        from gguf.quants import dequantize
-
-        stored = np.frombuffer(self._data, np.uint8, tensor.nbytes, tensor.start)
-        kind = GGMLQuantizationType(tensor.kind)
-        plain = {GGMLQuantizationType.F32: np.float32, GGMLQuantizationType.F16: np.float16}
-        try:
-            if kind in plain:
-                values = stored.view(plain[kind]).astype(np.float32)
-            else:
-                rows = math.prod(tensor.shape[:-1])
-                values = dequantize(stored.reshape(rows, -1), kind)
+            values = dequantize(tensor.data, tensor.tensor_type)
         except NotImplementedError:
             raise CheckpointError(
-                f"{self.path} stores {tensor.name!r} as {kind.name}, which cannot be dequantised"
+                f"{self.path} stores {name!r} as {tensor.tensor_type.name}, which cannot be "
+                "dequantised"
             ) from None
-        return torch.from_numpy(values.reshape(tensor.shape))
+        return torch.from_numpy(np.require(values, np.float32, ("ALIGNED", "WRITEABLE")))
 
     def get(self, key: str, expected: type | tuple[type, ...], default: Any = None) -> Any:
         """A metadata value of the expected type; CheckpointError if it is not there and must be."""
@@ -263,7 +181,7 @@ def _rope_scaling(file: GGUFFile, theta: float, head_dim: int) -> dict[str, Any]
 
 def _llama3_scaling(file: GGUFFile, theta: float, head_dim: int) -> dict[str, Any]:
     """Find Llama 3's parameters from the divisor of each frequency, and prove them."""
-    stored = file.read(file.tensors[ROPE_FACTORS]).numpy()
+    stored = file.read(ROPE_FACTORS).numpy()
     factor = float(stored.max())
     low, high, context = 1.0, 4.0, 8192  # those of every Llama 3.x
     wavelength = 2 * math.pi * theta ** (np.arange(0, head_dim, 2) / head_dim)
@@ -317,16 +235,20 @@ def hf_tensors(file: GGUFFile, config: dict[str, Any], dtype: torch.dtype) -> li
     made = []
     for name, ours in names.items():
         assert ours is not None
-        tensor = file.tensors[name]
+        shape = torch_shape(file.tensors[name])
         permuted = next((count for part, count in heads.items() if f".{part}." in name), 0)
-        if permuted and (len(tensor.shape) != 2 or tensor.shape[0] % (2 * permuted)):
+        if permuted and (len(shape) != 2 or shape[0] % (2 * permuted)):
             raise CheckpointError(
-                f"{file.path}: {name!r} has shape {list(tensor.shape)}, whose rows do not make "
+                f"{file.path}: {name!r} has shape {list(shape)}, whose rows do not make "
                 f"{permuted} heads of an even size"
             )
-        read = _reader(file, tensor, permuted)
-        made.append(NewTensor(ours, DTYPE_NAMES[dtype], tensor.shape, read))
+        made.append(NewTensor(ours, DTYPE_NAMES[dtype], shape, _reader(file, name, permuted)))
     return made
+
+
+def torch_shape(tensor: ReaderTensor) -> tuple[int, ...]:
+    """GGUF gives the dimensions from the fastest to the slowest, torch the other way round."""
+    return tuple(reversed(tensor.shape.tolist()))
 
 
 def _hf_name(name: str) -> str | None:
@@ -337,9 +259,9 @@ def _hf_name(name: str) -> str | None:
     return ours and ours.format(int(layer[1]))
 
 
-def _reader(file: GGUFFile, tensor: GGUFTensor, heads: int) -> Callable[[], torch.Tensor]:
+def _reader(file: GGUFFile, name: str, heads: int) -> Callable[[], torch.Tensor]:
     def read() -> torch.Tensor:
-        values = file.read(tensor)
+        values = file.read(name)
         return split_halves(values, heads) if heads else values
 
     return read

@@ -8,6 +8,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from gguf import GGUFReader
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -176,7 +177,8 @@ NOT_GGUF = {
     "magic only": (b"GGUF", "truncated"),
     "an old version": (struct.pack("<4sI", b"GGUF", 1), "GGUF version 1"),
     "big-endian": (struct.pack(">4sI", b"GGUF", 3), "GGUF version 50331648"),
-    "counts beyond the file": (struct.pack("<4sIQQ", b"GGUF", 3, 2**60, 2**60), "truncated"),
+    "pairs beyond the file": (struct.pack("<4sIQQ", b"GGUF", 3, 0, 2**60), "truncated"),
+    "tensors beyond the file": (struct.pack("<4sIQQ", b"GGUF", 3, 2**60, 0), "truncated"),
     "a string beyond the file": (
         struct.pack("<4sIQQQ", b"GGUF", 3, 0, 1, 2**63),
         "truncated or corrupted",
@@ -185,37 +187,60 @@ NOT_GGUF = {
         struct.pack("<4sIQQQ1sIIQ", b"GGUF", 3, 0, 1, 1, b"k", 9, 4, 2**62),
         "truncated or corrupted",
     ),
-    "a type that is none": (struct.pack("<4sIQQQ1sI", b"GGUF", 3, 0, 1, 1, b"k", 77), "77 is no"),
-    "an array of arrays": (
-        struct.pack("<4sIQQQ1sIIQ", b"GGUF", 3, 0, 1, 1, b"k", 9, 9, 1),
-        "array of GGUF value type 9",
+    "a type that is none": (
+        struct.pack("<4sIQQQ1sI", b"GGUF", 3, 0, 1, 1, b"k", 77),
+        "77.* not a valid",
     ),
-    "a key that is not text": (struct.pack("<4sIQQQ1s", b"GGUF", 3, 0, 1, 1, b"\xff"), "UTF-8"),
+    "arrays in arrays without end": (
+        struct.pack("<4sIQQQ1sI", b"GGUF", 3, 0, 1, 1, b"k", 9) + 5000 * struct.pack("<IQ", 9, 1),
+        "recursion",
+    ),
+    "an alignment of none": (
+        struct.pack("<4sIQQQ17sII", b"GGUF", 3, 0, 1, 17, b"general.alignment", 4, 0),
+        "truncated or corrupted",
+    ),
+    "a key that is not text": (
+        struct.pack("<4sIQQQ1sIB", b"GGUF", 3, 0, 1, 1, b"\xff", 0, 1),
+        "utf-8",
+    ),
+    "a value that is not text": (
+        struct.pack("<4sIQQQ1sIQ1s", b"GGUF", 3, 0, 1, 1, b"k", 8, 1, b"\xff"),
+        "utf-8",
+    ),
     "a tensor of many dimensions": (
         struct.pack("<4sIQQQ1sI", b"GGUF", 3, 1, 0, 1, b"w", 10**9),
-        "has 1000000000 dimensions",
+        "truncated or corrupted: bytes 37 to 8000000037",
     ),
     "a tensor of a type that is none": (
         struct.pack("<4sIQQQ1sIQIQ", b"GGUF", 3, 1, 0, 1, b"w", 1, 4, 999, 0),
-        "ggml type 999",
+        "999.* not a valid GGMLQuantizationType",
     ),
     "a row that is no whole block": (
         struct.pack("<4sIQQQ1sIQIQ", b"GGUF", 3, 1, 0, 1, b"w", 1, 5, 2, 0),
-        "not a multiple of its block of 32",
+        "not a multiple of Q4_0 block size",
     ),
     "a tensor beyond the file": (
         struct.pack("<4sIQQQ1sIQIQ", b"GGUF", 3, 1, 0, 1, b"w", 1, 4, 0, 2**40),
-        "'w' ends at byte",
+        "truncated or corrupted: bytes 1099511627840 to",
+    ),
+    "a tensor whose offset wraps to the header": (
+        struct.pack("<4sIQQQ1sIQIQ", b"GGUF", 3, 1, 0, 1, b"w", 1, 4, 0, 2**64 - 64) + bytes(64),
+        "overflow",
+    ),
+    "a tensor whose size wraps to nothing": (
+        struct.pack("<4sIQQQ1sI2QIQ", b"GGUF", 3, 1, 0, 1, b"w", 2, 2**32, 2**32, 0, 0) + bytes(64),
+        "truncated or corrupted",
     ),
     "a tensor twice": (
         struct.pack("<4sIQQ", b"GGUF", 3, 2, 0)
         + 2 * struct.pack("<Q1sIQIQ", 1, b"w", 1, 4, 0, 0)
         + bytes(64),
-        "'w' appears twice",
+        "duplicated tensor with name w",
     ),
 }
 
 
+@pytest.mark.timeout(30)  # an array without end would fill the memory
 @pytest.mark.parametrize("name", NOT_GGUF)
 def test_files_that_are_not_gguf_or_are_damaged(tmp_path, name):
     content, message = NOT_GGUF[name]
@@ -226,13 +251,42 @@ def test_files_that_are_not_gguf_or_are_damaged(tmp_path, name):
     assert str(path) in str(error.value)
 
 
+def test_an_array_that_would_take_minutes_is_refused(tiny_gguf, monkeypatch):
+    """The library makes an object of every item, and a file can hold a hundred million."""
+    monkeypatch.setattr("litellama.checkpoints.gguf.MAX_READS", 1000)
+    with pytest.raises(CheckpointError, match="more than 1000 values"):
+        GGUFFile(tiny_gguf)
+
+
 def test_truncations_of_a_file_are_refused(tiny_gguf, tmp_path):
     whole = tiny_gguf.read_bytes()
+    end = max(t.data_offset + t.n_bytes for t in GGUFReader(tiny_gguf).tensors)
     path = tmp_path / "cut.gguf"
-    for size in [*range(0, 3000, 97), *range(3000, len(whole), len(whole) // 50), len(whole) - 64]:
+    for size in [*range(0, 3000, 97), *range(3000, end, len(whole) // 50), end - 1]:
         path.write_bytes(whole[:size])
         with pytest.raises(CheckpointError):
             GGUFFile(path)
+    path.write_bytes(whole[:end])  # padding after the last tensor is nothing to miss
+    assert GGUFFile(path).tensors.keys() == GGUFFile(tiny_gguf).tensors.keys()
+
+
+@pytest.mark.timeout(60)
+def test_flipped_bytes_are_read_or_refused_with_a_reason(tiny_gguf, tmp_path):
+    """Whatever the damage to the header, the user sees a CheckpointError or a model."""
+    whole = tiny_gguf.read_bytes()
+    header = GGUFReader(tiny_gguf).data_offset
+    draw, path, refused = np.random.default_rng(0), tmp_path / "flipped.gguf", []
+    for _ in range(150):
+        damaged = bytearray(whole)
+        for place in draw.integers(0, header, 3):
+            damaged[place] = draw.integers(256)
+        path.write_bytes(damaged)
+        try:
+            converted(path)
+        except CheckpointError as error:
+            refused.append(str(error))
+    assert len(refused) > 10
+    assert all(str(path) in message for message in refused)
 
 
 def test_a_file_that_is_missing(tmp_path):
