@@ -1,0 +1,36 @@
+"""Every kernel compiles for NVIDIA and AMD GPUs, on a machine that has neither."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from litellama import kernels
+from litellama.kernels import backend
+
+# Bytes of shared memory (LDS on AMD) that one block can have.
+SHARED_MEMORY = {
+    "sm_80": 163 * 1024,
+    "sm_90": 227 * 1024,
+    "gfx942": 64 * 1024,
+    "gfx1100": 64 * 1024,
+}
+
+
+def kernel_names() -> set[str]:
+    """The Triton kernels of the package, by the names of their modules' attributes."""
+    modules = (sys.modules[m] for m in sys.modules if m.startswith(kernels.__name__ + "."))
+    return {name for module in modules for name in vars(module) if name.endswith("_kernel")}
+
+
+@pytest.mark.skipif(not backend.HAS_TRITON, reason="Triton is not installed")
+@pytest.mark.parametrize("target", SHARED_MEMORY)
+def test_every_kernel_compiles_in_every_configuration(target):
+    command = [sys.executable, "-m", "tests.kernels.compile_all", target]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-2000:]
+    record = json.loads(result.stdout)
+    assert {entry["kernel"] for entry in record} == kernel_names()
+    for entry in record:
+        assert entry["binary"] > 0
+        assert entry["shared"] <= SHARED_MEMORY[target], entry
