@@ -506,7 +506,7 @@ _TRANSLATIONS = (
         "kernel[grid] needs @triton.jit above the kernel's def.",
     ),
     (
-        r"cannot be interpreted as an integer",
+        r"cannot be interpreted as an integer|only 0-dimensional arrays can be converted",
         "range() wants a Python number here: declare that parameter as tl.constexpr.",
     ),
     (

@@ -271,10 +271,11 @@ PROOFS = {
                 (_HEAD_ROOT, "tl.rsqrt(everything / (H * D) + eps)"),
                 (
                     "    inverse_rms",
-                    "    everything = 0.0\n    for other in range(H):\n        y = tl.load(x_ptr "
-                    "+ token * x_token_stride + other * x_head_stride + columns, mask=inside, "
-                    "other=0.0).to(tl.float32)\n        everything += tl.sum(y * y, axis=0)\n    "
-                    "inverse_rms",
+                    "    heads = tl.arange(0, 8)[:, None]\n"
+                    "    y_ptr = x_ptr + token * x_token_stride + heads * x_head_stride\n"
+                    "    y = tl.load(y_ptr + columns, mask=inside & (heads < H), other=0.0)\n"
+                    "    everything = tl.sum(tl.sum(y.to(tl.float32) * y.to(tl.float32), 1), 0)\n"
+                    "    inverse_rms",
                 ),
             ),
             wrong("heads of one token only", "partly written", ("[(T, H)]", "[(1, H)]")),
