@@ -45,7 +45,8 @@ class BoundedReader(GGUFReader):
     """``GGUFReader`` that stops at the end of the file, and after ``MAX_READS`` values.
 
     The library's own slices past the end come out short without an error, so that an array said to
-    have 2**60 items would fill the memory.
+    have 2**60 items would fill the memory. Everything is read through ``_get``, which is private
+    to the library: the tests of damaged files fail if that changes.
     """
 
     reads = 0
