@@ -14,9 +14,10 @@ os.environ["TRITON_INTERPRET"] = "0"
 
 import torch
 import triton
-from litellama import kernels
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+
+from litellama import kernels
 
 # Name: (backend, architecture, threads in a warp).
 TARGETS = {
@@ -71,16 +72,19 @@ def main(target_name: str) -> None:
 
     def compile_launch(kernel, grid, *args, **meta) -> None:
         options = {key: meta.pop(key) for key in ("num_warps", "num_stages") if key in meta}
-        names = kernel.arg_names
-        signature = {name: type_of(arg) for name, arg in zip(names, args, strict=False)}
-        signature |= dict.fromkeys(meta, "constexpr")
-        source = ASTSource(kernel, signature, meta)
+        given = dict(zip(kernel.arg_names, args, strict=False)) | meta
+        constants = {p.name: given[p.name] for p in kernel.params if p.is_constexpr}
+        signature = {
+            name: "constexpr" if name in constants else type_of(value)
+            for name, value in given.items()
+        }
+        source = ASTSource(kernel, signature, constants)
         compiled = triton.compile(source, target=target, options=options)
         record.append(
             {
                 "kernel": kernel.fn.__name__,
                 "signature": " ".join(signature.values()),
-                "constants": meta,
+                "constants": constants,
                 "options": options,
                 "shared": compiled.metadata.shared,
                 "binary": len(compiled.asm["cubin" if target.backend == "cuda" else "hsaco"]),

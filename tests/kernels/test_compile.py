@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+
 from litellama import kernels
 from litellama.kernels import backend
 
