@@ -121,7 +121,8 @@ def bars(
     right = max([*values.values(), limit or 0.0]) * 1.12
     axes.set_xlim(0, right)
     for i, value in enumerate(values.values()):
-        label_bar(axes, i, value, right, f"{value:,.{digits}f}")
+        on_blue = list(values)[i] in highlight
+        label_bar(axes, i, value, right, f"{value:,.{digits}f}", "white" if on_blue else INK)
     if limit is not None:
         axes.axvline(limit, color=PALETTE["vermilion"], linestyle="--", linewidth=1.6)
         axes.set_title(
@@ -132,8 +133,8 @@ def bars(
     return figure
 
 
-def label_bar(axes: "Axes", row: int, value: float, right: float, words: str) -> None:
-    """The value of a bar: inside its end where there is room, else after it."""
+def label_bar(axes: "Axes", row: int, value: float, right: float, words: str, ink: str) -> None:
+    """The value of a bar: inside its end, in ``ink``, where there is room, else after it."""
     inside = value > 0.25 * right
     axes.annotate(
         words,
@@ -142,7 +143,7 @@ def label_bar(axes: "Axes", row: int, value: float, right: float, words: str) ->
         textcoords="offset points",
         ha="right" if inside else "left",
         va="center",
-        color="white" if inside else INK,
+        color=ink if inside else INK,
         fontweight="bold" if inside else "normal",
     )
 
@@ -171,6 +172,7 @@ def roofline(bandwidth: float, flops: float, work: dict[str, float], title: str)
         axes.annotate(
             f"{name}\n{rate:,.3g} GFLOP/s", (intensity, rate), xytext=(9, -4),
             textcoords="offset points", va="top", fontsize=9,
+            bbox={"facecolor": CARD, "edgecolor": "none", "pad": 1},
         )  # fmt: skip
     axes.set_ylim(top=flops / 1e9 * 4)
     axes.set_xlabel("arithmetic intensity (FLOP per byte moved)")
