@@ -12,7 +12,7 @@ import re
 import sysconfig
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -179,10 +179,14 @@ def _modified_inputs(exercise: Exercise, made: Attempt) -> Diagnosis | None:
 
 
 def _known_mistake(evidence: Evidence) -> Diagnosis | None:
-    for mistake in evidence.exercise.mistakes:
-        with contextlib.suppress(Exception):  # one that cannot handle a case does not explain it
-            if _explains(mistake.function, evidence):
-                return Diagnosis(mistake.name, f"It looks like {mistake.diagnosis}")
+    full = [made for made in evidence.attempts if made.dtype not in HALF]
+    failed = [made for made in evidence.failed if made in full]
+    # Two mistakes at once, one of them in 16 bits only, is common: then float32 tells the first.
+    for part in (evidence, replace(evidence, attempts=full, failed=failed)):
+        for mistake in evidence.exercise.mistakes if part.failed else ():
+            with contextlib.suppress(Exception):  # one that cannot handle a case explains nothing
+                if _explains(mistake.function, part):
+                    return Diagnosis(mistake.name, f"It looks like {mistake.diagnosis}")
     return None
 
 
@@ -413,8 +417,12 @@ def _ratio(got: torch.Tensor, want: torch.Tensor, allowed: float) -> float | Non
 
 
 def _ragged_only(evidence: Evidence) -> Diagnosis | None:
-    if all(made.case.ragged for made in evidence.failed) and any(
-        not made.case.ragged for made in evidence.attempts if made not in evidence.failed
+    right = [made for made in evidence.attempts if made not in evidence.failed]
+    right_ragged = [made for made in right if made.case.ragged]
+    if (
+        all(made.case.ragged for made in evidence.failed)
+        and len(evidence.failed) > len(right_ragged)
+        and len(right) > len(right_ragged)
     ):
         text = (
             "Right where the size is a multiple of the block, wrong elsewhere: look at the last, "

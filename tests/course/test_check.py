@@ -317,3 +317,13 @@ def test_importing_the_checks_imports_nothing_of_jupyter_or_plots():
         [sys.executable, "-c", source], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_two_mistakes_at_once_the_first_is_told_from_float32(capsys):
+    """Plain torch code forgets float32 easily; that must not hide what is wrong everywhere."""
+
+    def eps_outside(x, weight, eps=1e-6):
+        return x / (x.square().mean(-1, keepdim=True).sqrt() + eps) * weight
+
+    assert not check("rms_norm", eps_outside)
+    assert "epsilon is outside the square root" in " ".join(capsys.readouterr().out.split())
