@@ -145,6 +145,12 @@ def test_a_live_widget_keeps_the_picture_for_readers_elsewhere(displayed):
     assert bundle["text/plain"] == scenes.lanes_alt(20, 8)
 
 
+@pytest.mark.parametrize("control", [widgets.Slider(1, 24, 20), widgets.Choice((2, 4), 4)])
+def test_the_name_of_a_control_is_not_cut_off(control):
+    pytest.importorskip("ipywidgets")
+    assert control.widget("temperature").style.description_width == "initial"
+
+
 def test_moving_a_slider_draws_again():
     pytest.importorskip("ipywidgets")
     controls = {"n": widgets.Slider(1, 24, 20), "BLOCK": widgets.Choice((2, 4, 8, 16), 8)}

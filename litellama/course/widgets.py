@@ -35,7 +35,10 @@ class Slider:
 
         whole = all(isinstance(v, int) for v in (self.low, self.high, self.start, self.step))
         kind = ipywidgets.IntSlider if whole else ipywidgets.FloatSlider
-        return kind(value=self.start, min=self.low, max=self.high, step=self.step, description=name)
+        return kind(
+            value=self.start, min=self.low, max=self.high, step=self.step,
+            description=name, style=LABEL,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
