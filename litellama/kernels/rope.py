@@ -21,12 +21,13 @@ def rope_reference(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """What the kernel must compute, in plain torch."""
     half = rotated_half(q, cos)
-    cos, sin = cos[:, None, :half], sin[:, None, :half]
+    cos = cos[:, None, None, :half]
+    sin = torch.stack((-sin[:, :half], sin[:, :half]), dim=1)[:, None]
 
     def rotate(x: torch.Tensor) -> torch.Tensor:
-        first, second, rest = x.split([half, half, x.shape[-1] - 2 * half], dim=-1)
-        turned = [first * cos - second * sin, second * cos + first * sin]
-        return torch.cat([*turned, rest], dim=-1).to(x.dtype)
+        halves = x[..., : 2 * half].unflatten(-1, (2, half))  # [T, H, 2, R/2]
+        turned = torch.addcmul(halves * cos, halves.flip(-2), sin).flatten(-2).to(x.dtype)
+        return turned if 2 * half == x.shape[-1] else torch.cat([turned, x[..., 2 * half :]], -1)
 
     return rotate(q), rotate(k)
 

@@ -20,8 +20,8 @@ def write_kv_reference(
     slots: torch.Tensor,
 ) -> None:
     """What the kernel must do, in plain torch."""
-    stored = slots >= 0
-    if not stored.all():
+    if slots.numel() and slots.min() < 0:
+        stored = slots >= 0
         k, v, slots = k[stored], v[stored], slots[stored]
     k_cache.view(-1, *k.shape[1:])[slots] = k
     v_cache.view(-1, *v.shape[1:])[slots] = v
