@@ -14,7 +14,7 @@ from torch import nn
 from litellama import kernels
 from litellama.config import ModelConfig
 from litellama.kernels import AttentionBatch
-from litellama.models.linear import Linear
+from litellama.models.linear import Linear, linear
 from litellama.models.rotary import inverse_frequencies, rotary_tables
 
 # For one parameter: the checkpoint tensors, each with its shape, stacked along axis 0 to make it.
@@ -144,7 +144,7 @@ class Decoder(nn.Module):
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """float32 [n, vocab] from hidden [n, hidden]; call it on the rows that need it only."""
         head = self.embed_tokens if self.lm_head is None else self.lm_head.weight
-        return F.linear(hidden, head).float()
+        return linear(hidden, head).float()
 
     def checkpoint_layout(self) -> dict[str, Pieces]:
         """For each parameter, the checkpoint tensors that make it, in Hugging Face's names."""
