@@ -36,7 +36,7 @@ test: model lint ## lint, then run every test, lesson and solution
 	@echo "== tests"
 	$(BIN)/python -m pytest tests
 	@echo "== lessons and solutions, from top to bottom"
-	$(BIN)/python -m pytest --nbval-lax --nbval-cell-timeout=120 notebooks solutions
+	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=120 notebooks solutions
 
 lint: $(INSTALLED) ## ruff, mypy, exercises and figures up to date, notebooks fit to publish
 	@echo "== lint"
@@ -90,6 +90,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	fi; \
 	echo "== packages, at the tested versions (the first time this takes some minutes)"; \
 	$(BIN)/python -m pip install -e '.[all]' -c constraints.txt; \
+	$(BIN)/jupyter labextension disable --level=sys_prefix @jupyterlab/apputils-extension:announcements; \
 	touch $@
 
 # The default model. Its file is looked for each time, so that a removed cache is filled again.
