@@ -21,13 +21,12 @@ def rope_reference(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """What the kernel must compute, in plain torch."""
     half = rotated_half(q, cos)
-    cos = cos[:, None, None, :half]
-    sin = torch.stack((-sin[:, :half], sin[:, :half]), dim=1)[:, None]
+    cos, sin = cos[:, None, :half], sin[:, None, :half]
 
     def rotate(x: torch.Tensor) -> torch.Tensor:
-        halves = x[..., : 2 * half].unflatten(-1, (2, half))  # [T, H, 2, R/2]
-        turned = torch.addcmul(halves * cos, halves.flip(-2), sin).flatten(-2).to(x.dtype)
-        return turned if 2 * half == x.shape[-1] else torch.cat([turned, x[..., 2 * half :]], -1)
+        first, second, *rest = x.split(half, dim=-1)
+        turned = (first * cos - second * sin, second * cos + first * sin)
+        return torch.cat((*turned, *rest), dim=-1).to(x.dtype)
 
     return rotate(q), rotate(k)
 
@@ -109,24 +108,16 @@ def rotated_half(q: torch.Tensor, cos: torch.Tensor) -> int:
 
 def check_shapes(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
     """Refuse shapes that do not fit together, with all of them in the message."""
-    shapes = ", ".join(
-        f"{name} {tuple(x.shape)}"
-        for name, x in zip(["q", "k", "cos", "sin"], (q, k, cos, sin), strict=True)
-    )
+    (T, _, D), (rows, width) = q.shape, cos.shape
     require(
-        q.ndim == k.ndim == 3
-        and q.shape[0] == k.shape[0]
-        and q.shape[2] == k.shape[2]
-        and q.shape[2] % 2 == 0,
+        k.shape[::2] == (T, D)
+        and rows == T
+        and sin.shape == cos.shape
+        and D % 2 == 0
+        and (0 < width <= D // 2 or width == D),
         lambda: (
-            f"rope needs q [T, Hq, D] and k [T, Hkv, D] with one T and one even D, got {shapes}"
+            "rope needs q [T, Hq, D], k [T, Hkv, D], cos and sin [T, R/2] or [T, D], one T, "
+            f"D even, R <= D; got q {tuple(q.shape)}, k {tuple(k.shape)}, "
+            f"cos {tuple(cos.shape)}, sin {tuple(sin.shape)}"
         ),
-    )
-    D = q.shape[2]
-    require(
-        cos.shape == sin.shape
-        and cos.ndim == 2
-        and cos.shape[0] == q.shape[0]
-        and (0 < cos.shape[1] <= D // 2 or cos.shape[1] == D),
-        lambda: f"rope needs cos and sin [T, R/2] with R <= D = {D}, or [T, D], got {shapes}",
     )

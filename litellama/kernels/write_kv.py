@@ -20,7 +20,7 @@ def write_kv_reference(
     slots: torch.Tensor,
 ) -> None:
     """What the kernel must do, in plain torch."""
-    if slots.numel() and slots.min() < 0:
+    if min(slots.tolist(), default=0) < 0:
         stored = slots >= 0
         k, v, slots = k[stored], v[stored], slots[stored]
     k_cache.view(-1, *k.shape[1:])[slots] = k

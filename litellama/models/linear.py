@@ -22,9 +22,7 @@ class Linear(nn.Module):
         return linear(x, self.weight, self.bias)
 
 
-def linear(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
-) -> torch.Tensor:
+def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """x W^T + b: x [n, in_features], weight [out_features, in_features] -> [n, out_features]."""
     if len(x) == 1 and x.dtype == torch.bfloat16 and not x.is_cuda:
         # One row against a matrix is limited by reading the matrix.  On a CPU torch's bfloat16
