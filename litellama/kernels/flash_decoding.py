@@ -1,17 +1,104 @@
-"""Attention of one new token per sequence over the paged KV cache.
+"""Attention of one new token per sequence over the paged KV cache, with the keys split.
+
+One query over m keys is a matrix-vector product: sequences x key/value heads are too few programs
+to fill a GPU, so each sequence's keys are cut into parts.  Part p gives its own softmax-weighted
+values o_p and its log-sum-exp l_p = log sum_j exp(score_j); with l = log sum_p exp(l_p) the parts
+merge to sum_p exp(l_p - l) o_p, which is the softmax over all keys.
 
 Shapes: ``q`` [S, Hq, D], one query a sequence; ``k_cache``, ``v_cache`` [num_blocks, block_size,
-Hkv, D]; the result is [S, Hq, D].  The Hq / Hkv query heads of a
-group see the same keys, so they are treated as the rows of one small matrix and each key is read
-once per key/value head.  Here the torch version runs everywhere.
+Hkv, D]; the result is [S, Hq, D].  Bytes: each key and value once, 2 m Hkv D * element_size a
+sequence, because the Hq / Hkv query heads of a group are the rows of one small matrix.  A key is
+used for 2 Hq / Hkv operations an element: memory is the cost.
 Source: Dao, Haziza, Massa and Sizov, "Flash-Decoding for long-context inference", 2023.
 Lesson 09 builds this file.
 """
+
+import functools
 
 import torch
 import torch.nn.functional as F
 
 from litellama.kernels.attention_batch import AttentionBatch
+from litellama.kernels.backend import launch, next_power_of_2, tl, triton, uses_triton
+from litellama.kernels.flash_attention_varlen import LOG2_E, attend_to_keys, check_attention
+
+# The parts of one row that the merge kernel holds in registers at once.
+MAX_SPLITS = 128
+
+
+def flash_decoding_reference(
+    q: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    batch: AttentionBatch,
+    scale: float | None = None,
+) -> torch.Tensor:
+    """What the kernels must compute, in plain torch."""
+    (S, Hq, D), Hkv = q.shape, k_cache.shape[2]
+    k = k_cache.flatten(0, 1)[batch.key_slots].transpose(1, 2)  # [S, Hkv, max_seq_len, D]
+    v = v_cache.flatten(0, 1)[batch.key_slots].transpose(1, 2)
+    mask = batch.is_key[:, None, None, :] if S > 1 else None
+    group = q.view(S, Hkv, Hq // Hkv, D)
+    out = F.scaled_dot_product_attention(group, k, v, attn_mask=mask, scale=scale)
+    return out.reshape(S, Hq, D)
+
+
+@triton.jit
+def flash_decoding_kernel(
+    q_ptr, k_ptr, v_ptr, part_ptr, log_sum_ptr, seq_lens_ptr, block_table_ptr, scale_log2,
+    q_token_stride, q_head_stride, kv_block_stride, kv_token_stride, kv_head_stride, table_stride,
+    GROUP: tl.constexpr, D: tl.constexpr, BLOCK_SIZE: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    split, num_splits = tl.program_id(0), tl.num_programs(0)
+    kv_head, sequence = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
+    rows = tl.arange(0, BLOCK_M)
+    heads = kv_head * GROUP + rows
+    columns = tl.arange(0, BLOCK_D)[None, :]
+    inside = (rows < GROUP)[:, None] & (columns < D)
+    q_ptrs = q_ptr + sequence * q_token_stride + heads[:, None] * q_head_stride + columns
+    q = tl.load(q_ptrs, mask=inside, other=0.0)
+
+    # Parts of whole blocks of keys, as equal as can be; of a short sequence some are empty.
+    seq_len = tl.load(seq_lens_ptr + sequence)
+    num_blocks = tl.cdiv(seq_len, BLOCK_N)
+    first = num_blocks * split // num_splits * BLOCK_N
+    stop = tl.minimum(num_blocks * (split + 1) // num_splits * BLOCK_N, seq_len)
+    maximum = tl.full([BLOCK_M], -float("inf"), tl.float32)
+    total = tl.zeros([BLOCK_M], tl.float32)
+    weighted = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    last_key = tl.zeros([BLOCK_M], tl.int32) + (stop - 1)
+    weighted, maximum, total = attend_to_keys(
+        q, weighted, maximum, total, last_key, first, stop,
+        k_ptr + kv_head * kv_head_stride, v_ptr + kv_head * kv_head_stride,
+        block_table_ptr + sequence * table_stride, kv_block_stride, kv_token_stride, scale_log2,
+        D, BLOCK_SIZE, BLOCK_N, BLOCK_D, MASKED=True,
+    )  # fmt: skip
+    total = tl.where(total == 0.0, 1.0, total)  # no keys: zeros, of log-sum -inf
+    part = (sequence * tl.num_programs(1) * GROUP + heads) * num_splits + split
+    tl.store(part_ptr + part[:, None] * D + columns, weighted / total[:, None], mask=inside)
+    tl.store(log_sum_ptr + part, maximum + tl.log2(total), mask=rows < GROUP)
+
+
+@triton.jit
+def merge_splits_kernel(
+    part_ptr, log_sum_ptr, out_ptr, num_splits,
+    D: tl.constexpr, BLOCK_SPLITS: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    splits = tl.arange(0, BLOCK_SPLITS)
+    columns = tl.arange(0, BLOCK_D)[None, :]
+    log_sum_ptrs = log_sum_ptr + row * num_splits + splits
+    log_sums = tl.load(log_sum_ptrs, mask=splits < num_splits, other=-float("inf"))
+    maximum = tl.max(log_sums, axis=0)
+    # With no keys at all, -inf - -inf would be NaN; every weight is zero then.
+    weights = tl.exp2(log_sums - tl.where(maximum == -float("inf"), 0.0, maximum))
+    total = tl.sum(weights, axis=0)
+    part_ptrs = part_ptr + (row * num_splits + splits)[:, None] * D + columns
+    parts = tl.load(part_ptrs, mask=(weights > 0.0)[:, None] & (columns < D), other=0.0)
+    out = tl.sum(weights[:, None] * parts, axis=0) / tl.where(total == 0.0, 1.0, total)
+    columns = tl.arange(0, BLOCK_D)
+    tl.store(out_ptr + row * D + columns, out, mask=columns < D)
 
 
 def flash_decoding(
@@ -23,12 +110,57 @@ def flash_decoding(
 ) -> torch.Tensor:
     """Attention of one query [S, Hq, D] a sequence over that sequence's keys in the cache.
 
-    scale: factor of the scores, default 1 / sqrt(D).
+    scale: factor of the scores, default 1 / sqrt(D).  D is at most 256.  A sequence of no keys
+    gives zeros.  The launch depends on nothing that only the GPU knows, so a CUDA graph can hold
+    it: the graph's ``batch.max_seq_len`` chooses the splits, and every length stays right.
     """
-    (S, Hq, D), Hkv = q.shape, k_cache.shape[2]
-    k = k_cache.flatten(0, 1)[batch.key_slots].transpose(1, 2)  # [S, Hkv, max_seq_len, D]
-    v = v_cache.flatten(0, 1)[batch.key_slots].transpose(1, 2)
-    mask = batch.is_key[:, None, None, :] if S > 1 else None
-    group = q.view(S, Hkv, Hq // Hkv, D)
-    out = F.scaled_dot_product_attention(group, k, v, attn_mask=mask, scale=scale)
-    return out.reshape(S, Hq, D)
+    check_attention(q, k_cache, v_cache)
+    if not uses_triton(q):
+        return flash_decoding_reference(q, k_cache, v_cache, batch, scale)
+    q = q if q.stride(-1) == 1 else q.contiguous()
+    (S, Hq, D), (_, BLOCK_SIZE, Hkv, _) = q.shape, k_cache.shape
+    GROUP, BLOCK_D = Hq // Hkv, max(next_power_of_2(D), 16)  # tl.dot takes no fewer than 16
+    BLOCK_N = min(128, 16384 // (BLOCK_D * q.element_size()))  # 16 KiB of keys, of values as much
+    blocks = min(triton.cdiv(batch.max_seq_len, BLOCK_N), MAX_SPLITS)
+    splits = choose_splits(S * Hkv, blocks, slots(q.device))
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    log_sums = torch.empty(S, Hq, splits, dtype=torch.float32, device=q.device)
+    # One split is the whole: it is written to its place, and there is nothing to merge.
+    parts = torch.empty(S, Hq, splits, D, device=q.device) if splits > 1 else out
+    launch(
+        flash_decoding_kernel, (splits, Hkv, S),
+        q, k_cache, v_cache, parts, log_sums, batch.seq_lens, batch.block_table,
+        (D**-0.5 if scale is None else scale) * LOG2_E,
+        q.stride(0), q.stride(1), *k_cache.stride()[:3], batch.block_table.stride(0),
+        GROUP=GROUP, D=D, BLOCK_SIZE=BLOCK_SIZE,
+        BLOCK_M=max(next_power_of_2(GROUP), 16), BLOCK_N=BLOCK_N, BLOCK_D=BLOCK_D,
+        num_warps=4, num_stages=3,
+    )  # fmt: skip
+    if splits > 1:
+        launch(
+            merge_splits_kernel, (S * Hq,), parts, log_sums, out, splits,
+            D=D, BLOCK_SPLITS=next_power_of_2(splits), BLOCK_D=BLOCK_D,
+        )  # fmt: skip
+    return out
+
+
+@functools.cache
+def choose_splits(programs: int, most: int, slots: int) -> int:
+    """Into how many parts, at most ``most``, to cut each sequence's keys so as to fill the GPU.
+
+    programs: sequences x key/value heads; slots: programs that run at once.  n programs take
+    ceil(n / slots) rounds, in which n / (rounds * slots) of the slots are busy.  Chosen is the
+    fewest parts within a tenth of the busiest choice.
+    """
+    choices = range(1, max(most, 1) + 1)
+    counts = [max(programs, 1) * n for n in choices]
+    busy = [count / (triton.cdiv(count, slots) * slots) for count in counts]
+    return next(n for n, b in zip(choices, busy, strict=True) if b >= 0.9 * max(busy))
+
+
+@functools.cache
+def slots(device: torch.device) -> int:
+    """Programs of ``flash_decoding_kernel`` that the device runs at once: two a multiprocessor."""
+    if device.type == "cpu":
+        return 16  # the interpreter runs one at a time; few, so that tests meet every case
+    return 2 * torch.cuda.get_device_properties(device).multi_processor_count

@@ -45,6 +45,15 @@ def type_of(value: object) -> str:
     return "i32" if abs(value) < 2**31 else "i64"
 
 
+def is_multiple_of_16(value: object) -> bool:
+    """What a launch tells the compiler of an argument, as a number or an address.
+
+    Wide loads and the pipelining of loops depend on it, and so does the shared memory.
+    """
+    number = value.data_ptr() if isinstance(value, torch.Tensor) else value
+    return isinstance(number, int) and number % 16 == 0
+
+
 def run_launchers(dtype: torch.dtype) -> None:
     """Call every launcher with a short and a long row, so that each configuration is met."""
 
@@ -63,12 +72,39 @@ def run_launchers(dtype: torch.dtype) -> None:
         kernels.rope(q, k, table, table)
         cache = ones(2, 16, kv_heads, head_dim)
         kernels.write_kv(k, k, cache, cache.clone(), torch.zeros(1, dtype=torch.int64))
+    # The two half precisions take the same tiles: for one of them a single shape is enough.
+    head_dims = (128,) if dtype == torch.float16 else (64, 128, 256)
+    for head_dim in head_dims:
+        run_attention(ones(1, 16, 8, head_dim))
+
+
+def run_attention(cache: torch.Tensor) -> None:
+    """Attention over few queries and many, and decoding with its keys in one part and in several.
+
+    cache: [1, 16, Hkv, D], keys and values both; each has a group of four query heads.
+    """
+    _, block_size, kv_heads, head_dim = cache.shape
+    for queries, keys in ((1, 1), (1, 4096), (4096, 4096)):
+        batch = kernels.AttentionBatch(
+            query_starts=torch.tensor([0, queries], dtype=torch.int32),
+            seq_lens=torch.tensor([keys], dtype=torch.int32),
+            block_table=torch.zeros(1, 4096 // block_size, dtype=torch.int32),
+            slots=torch.zeros(queries, dtype=torch.int64),
+            block_size=block_size,
+            max_query_len=queries,
+            max_seq_len=keys,
+        )
+        q = cache.new_ones(queries, 4 * kv_heads, head_dim)
+        if batch.is_decode:
+            kernels.flash_decoding(q, cache, cache, batch)
+        kernels.flash_attention_varlen(q, cache, cache, batch)
 
 
 def main(target_name: str) -> None:
     """Compile for one of TARGETS, and print the record."""
     target = GPUTarget(*TARGETS[target_name])
-    record = []
+    record: list[dict[str, object]] = []
+    seen: set[str] = set()
 
     def compile_launch(kernel, grid, *args, **meta) -> None:
         options = {key: meta.pop(key) for key in ("num_warps", "num_stages") if key in meta}
@@ -78,7 +114,16 @@ def main(target_name: str) -> None:
             name: "constexpr" if name in constants else type_of(value)
             for name, value in given.items()
         }
-        source = ASTSource(kernel, signature, constants)
+        hints = {
+            (kernel.arg_names.index(name),): [["tt.divisibility", 16]]
+            for name, value in given.items()
+            if name not in constants and is_multiple_of_16(value)
+        }
+        configuration = str((kernel.fn.__name__, signature, constants, hints, options))
+        if configuration in seen:
+            return
+        seen.add(configuration)
+        source = ASTSource(kernel, signature, constants, hints)
         compiled = triton.compile(source, target=target, options=options)
         record.append(
             {
