@@ -43,9 +43,26 @@ else:  # macOS, Windows: the kernels stay importable and readable, and torch run
     tl = types.SimpleNamespace(constexpr=int)
 
 
+def _repair_loops_of_triton_3_6() -> None:
+    """Let ``range`` take a bound that the kernel computed: Triton 3.6's interpreter makes it an int
+    in a way that numpy 2.4 refuses.  Later versions do what is done here."""
+    interpreter: Any = importlib.import_module("triton.runtime.interpreter")
+    patch_tensor = interpreter._patch_lang_tensor
+
+    def repaired(tensor: Any, scope: Any) -> None:
+        patch_tensor(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.squeeze()))
+
+    interpreter._patch_lang_tensor = repaired
+
+
 def interpreting() -> bool:
     """True when Triton runs kernels in its interpreter instead of compiling them."""
     return HAS_TRITON and bool(triton.knobs.runtime.interpret)
+
+
+if interpreting() and triton.__version__.startswith("3.6."):
+    _repair_loops_of_triton_3_6()
 
 
 @contextlib.contextmanager
