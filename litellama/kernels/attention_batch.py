@@ -52,3 +52,17 @@ class AttentionBatch:
         position = torch.where(self.is_key, position, 0)
         blocks = self.block_table.long().gather(1, position // self.block_size)
         return blocks * self.block_size + position % self.block_size
+
+    @cached_property
+    def key_run(self) -> slice | None:
+        """The slots of a lone sequence's keys, if its blocks lie side by side: no copy is needed.
+
+        The usual case of one chat on a CPU, where gathering keys costs more than attending to them.
+        """
+        if len(self.seq_lens) != 1 or self.max_seq_len == 0:
+            return None
+        blocks = self.block_table[0, : -(-self.max_seq_len // self.block_size)].tolist()
+        if blocks != list(range(blocks[0], blocks[0] + len(blocks))):
+            return None
+        start = blocks[0] * self.block_size
+        return slice(start, start + self.max_seq_len)

@@ -35,8 +35,10 @@ def flash_decoding_reference(
 ) -> torch.Tensor:
     """What the kernels must compute, in plain torch."""
     (S, Hq, D), Hkv = q.shape, k_cache.shape[2]
-    k = k_cache.flatten(0, 1)[batch.key_slots].transpose(1, 2)  # [S, Hkv, max_seq_len, D]
-    v = v_cache.flatten(0, 1)[batch.key_slots].transpose(1, 2)
+    keys, values = k_cache.flatten(0, 1), v_cache.flatten(0, 1)
+    slots = batch.key_run or batch.key_slots
+    k = keys[slots].view(S, -1, Hkv, D).transpose(1, 2)  # [S, Hkv, max_seq_len, D]
+    v = values[slots].view(S, -1, Hkv, D).transpose(1, 2)
     mask = batch.is_key[:, None, None, :] if S > 1 else None
     group = q.view(S, Hkv, Hq // Hkv, D)
     out = F.scaled_dot_product_attention(group, k, v, attn_mask=mask, scale=scale)

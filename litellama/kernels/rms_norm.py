@@ -46,9 +46,9 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float = 1e-6) -> torch.
 
     Same shape and dtype as ``x``.  Rows may be strided (a slice of a wider matrix).
     """
-    check_row(x, weight)
     if not uses_triton(x):
-        return rms_norm_reference(x, weight, eps)
+        return rms_norm_reference(x, weight, eps)  # torch checks the shapes itself
+    check_row(x, weight)
     N = x.shape[-1]
     rows = as_rows(x)
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)

@@ -31,8 +31,7 @@ def softmax_kernel(x_ptr, out_ptr, N, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def softmax_online_kernel(x_ptr, out_ptr, N: tl.constexpr, BLOCK: tl.constexpr):
-    # N is a constant, because Triton 3.6's interpreter cannot loop to a run-time bound.
+def softmax_online_kernel(x_ptr, out_ptr, N, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64) * N
     columns = tl.arange(0, BLOCK)
     # Each lane keeps the maximum of what it has seen, and the sum of exponentials under it.
@@ -65,5 +64,5 @@ def softmax(x: torch.Tensor) -> torch.Tensor:
     N = x.shape[-1]
     kernel = softmax_kernel if N <= MAX_BLOCK else softmax_online_kernel
     BLOCK = min(next_power_of_2(N), MAX_BLOCK)
-    launch(kernel, (x.numel() // N,), x, out, N=N, BLOCK=BLOCK, num_warps=warps_for(BLOCK))
+    launch(kernel, (x.numel() // N,), x, out, N, BLOCK=BLOCK, num_warps=warps_for(BLOCK))
     return out

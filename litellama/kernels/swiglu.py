@@ -14,7 +14,7 @@ from litellama.kernels.backend import launch, require, tl, triton, uses_triton
 def swiglu_reference(gate_up: torch.Tensor) -> torch.Tensor:
     """What the kernel must compute, in plain torch."""
     gate, up = gate_up.chunk(2, dim=-1)
-    return torch.nn.functional.silu(gate) * up
+    return torch.nn.functional.silu(gate).mul_(up)
 
 
 @triton.jit

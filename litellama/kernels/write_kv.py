@@ -23,8 +23,8 @@ def write_kv_reference(
     if min(slots.tolist(), default=0) < 0:
         stored = slots >= 0
         k, v, slots = k[stored], v[stored], slots[stored]
-    k_cache.view(-1, *k.shape[1:])[slots] = k
-    v_cache.view(-1, *v.shape[1:])[slots] = v
+    k_cache.view(-1, *k.shape[1:]).index_copy_(0, slots, k)
+    v_cache.view(-1, *v.shape[1:]).index_copy_(0, slots, v)
 
 
 @triton.jit

@@ -137,6 +137,8 @@ class Decoder(nn.Module):
         """
         hidden, residual = F.embedding(token_ids, self.embed_tokens), None
         rotary = rotary_tables(positions, self.frequencies)
+        if not token_ids.is_cuda:  # torch's rope is quicker in one dtype; Triton's takes either
+            rotary = (rotary[0].to(hidden.dtype), rotary[1].to(hidden.dtype))
         for layer, layer_cache in zip(self.layers, cache, strict=True):
             hidden, residual = layer(hidden, residual, rotary, layer_cache, batch)
         return self.norm(hidden, residual)[0]

@@ -27,6 +27,6 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = No
     if len(x) == 1 and x.dtype == torch.bfloat16 and not x.is_cuda:
         # One row against a matrix is limited by reading the matrix.  On a CPU torch's bfloat16
         # matrix-vector product does that in two thirds of the time of its matrix product.
-        out = torch.mv(weight, x[0])
-        return (out if bias is None else out + bias)[None]
+        out = torch.mv(weight, x.view(-1))
+        return (out if bias is None else out + bias).view(1, -1)
     return F.linear(x, weight, bias)

@@ -57,10 +57,12 @@ def make_case(
     block_size: int,
     device: str,
     dtype: torch.dtype = torch.float32,
+    shuffled: bool = True,
 ) -> Case:
     """Sequences of ``lengths`` = (new tokens, keys), in shuffled blocks of a cache of NaN."""
     needed = [-(-keys // block_size) for _, keys in lengths]
-    order = (1 + torch.randperm(sum(needed))).split(needed)  # block 0 belongs to nobody
+    order = torch.randperm(sum(needed)) if shuffled else torch.arange(sum(needed))
+    order = (1 + order).split(needed)  # block 0 belongs to nobody
     table = torch.zeros(len(lengths), max(needed) + 1, dtype=torch.int32)
     shape = (1 + sum(needed), block_size, kv_heads, head_dim)
     cache = torch.full((2, *shape), torch.nan, dtype=dtype)
@@ -164,8 +166,11 @@ def with_a_query_for_each(case: Case, lengths: list[int]) -> Case:
 
 
 @pytest.mark.parametrize("kernel", [flash_attention_varlen, flash_decoding])
-def test_the_two_kernels_and_the_torch_versions_agree(kernel, device):
-    case = make_case([(1, 37), (1, 150), (1, 1)], 6, 2, 40, 4, device)
+@pytest.mark.parametrize("lengths", [[(1, 37), (1, 150), (1, 1)], [(1, 150)]], ids=["3", "lone"])
+@pytest.mark.parametrize("shuffled", [True, False], ids=["scattered", "side_by_side"])
+def test_the_two_kernels_and_the_torch_versions_agree(kernel, lengths, shuffled, device):
+    case = make_case(lengths, 6, 2, 40, 4, device, shuffled=shuffled)
+    assert (case.batch.key_run is not None) == (len(lengths) == 1 and not shuffled)
     with kernels.use_backend("torch"):
         close(run(kernel, case), case.expected())
     close(run(kernel, case), case.expected())
