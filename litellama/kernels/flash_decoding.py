@@ -36,9 +36,13 @@ def flash_decoding_reference(
     """What the kernels must compute, in plain torch."""
     (S, Hq, D), Hkv = q.shape, k_cache.shape[2]
     keys, values = k_cache.flatten(0, 1), v_cache.flatten(0, 1)
-    slots = batch.key_run or batch.key_slots
-    k = keys[slots].view(S, -1, Hkv, D).transpose(1, 2)  # [S, Hkv, max_seq_len, D]
-    v = values[slots].view(S, -1, Hkv, D).transpose(1, 2)
+    if batch.key_run is None:
+        slots = batch.key_slots.flatten()
+        keys, values = keys.index_select(0, slots), values.index_select(0, slots)
+    else:
+        keys, values = keys[batch.key_run], values[batch.key_run]
+    k = keys.view(S, -1, Hkv, D).transpose(1, 2)  # [S, Hkv, max_seq_len, D]
+    v = values.view(S, -1, Hkv, D).transpose(1, 2)
     mask = batch.is_key[:, None, None, :] if S > 1 else None
     group = q.view(S, Hkv, Hq // Hkv, D)
     out = F.scaled_dot_product_attention(group, k, v, attn_mask=mask, scale=scale)

@@ -9,7 +9,7 @@ from tests.kernels.compare import DTYPES, close
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("bias", [False, True], ids=["no_bias", "bias"])
-@pytest.mark.parametrize("rows", [0, 1, 2, 7])
+@pytest.mark.parametrize("rows", [0, 1, 2, 7, 16, 17])
 def test_linear(rows, bias, dtype):
     torch.manual_seed(0)
     x, weight = torch.randn(rows, 577).to(dtype), torch.randn(90, 577).to(dtype)
