@@ -14,11 +14,15 @@ from litellama.sampling import sample
 
 
 def make_cache(model: Decoder, num_blocks: int, block_size: int) -> torch.Tensor:
-    """Zeros [layers, 2, num_blocks, block_size, Hkv, D]: keys at index 0, values at 1."""
+    """[layers, 2, num_blocks, block_size, Hkv, D]: keys at index 0, values at 1.
+
+    Not initialised, because attention reads only slots that were written (its tests fill the others
+    with NaN): so on a CPU the pool takes memory only as it is used.
+    """
     c = model.config
     shape = (c.num_layers, 2, num_blocks, block_size, c.num_kv_heads, c.head_dim)
     weight = model.embed_tokens
-    return torch.zeros(shape, dtype=weight.dtype, device=weight.device)
+    return torch.empty(shape, dtype=weight.dtype, device=weight.device)
 
 
 class Runner:
