@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+# The most rows that ``linear`` multiplies from the left on a CPU; for more, nothing is gained.
 FEW_ROWS = 16
 
 
@@ -29,6 +30,9 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = No
     if x.dtype == torch.bfloat16 and not x.is_cuda and 0 < len(x) <= FEW_ROWS:
         # Few rows against a matrix are limited by reading the matrix.  On a CPU torch's bfloat16
         # W x and W x^T do that in about three quarters of the time of its x W^T.
-        out = torch.mv(weight, x.view(-1)).view(1, -1) if len(x) == 1 else (weight @ x.t()).t()
-        return out.contiguous() if bias is None else out + bias
+        if len(x) == 1:
+            out = torch.mv(weight, x.reshape(-1)).view(1, -1)
+        else:
+            out = (weight @ x.t()).t().contiguous()  # rows, as callers expect, and not columns
+        return out if bias is None else out + bias
     return F.linear(x, weight, bias)

@@ -15,4 +15,7 @@ def test_linear(rows, bias, dtype):
     x, weight = torch.randn(rows, 577).to(dtype), torch.randn(90, 577).to(dtype)
     b = torch.randn(90).to(dtype) if bias else None
     expected = x.double() @ weight.double().T + (b.double() if bias else 0)
-    close(linear(x, weight, b), expected)
+    out = linear(x, weight, b)
+    close(out, expected)
+    assert out.is_contiguous()
+    close(linear(x.repeat(1, 2)[:, :577], weight, b), expected)  # rows of a wider matrix
