@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 BACKENDS = ("auto", "triton", "torch")
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _backend: ContextVar[str] = ContextVar("litellama_backend", default="auto")
 
 
@@ -113,20 +114,41 @@ def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **meta: Any) -> None:
     kernel[grid](*carried, **meta)
     for arg, copy in zip(args, carried, strict=True):
         if copy is not arg:
-            arg.copy_(copy)
+            _unexpanded(arg).copy_(_unexpanded(copy))
 
 
 def _as_float32(arg: Any) -> Any:
     if not isinstance(arg, torch.Tensor) or arg.dtype != torch.bfloat16:
         return arg
     copy = torch.empty_strided(arg.shape, arg.stride(), dtype=torch.float32, device=arg.device)
-    return copy.copy_(arg)
+    _unexpanded(copy).copy_(_unexpanded(arg))
+    return copy
+
+
+def _unexpanded(x: torch.Tensor) -> torch.Tensor:
+    """``x`` with what ``expand`` repeats (stride 0) once: torch does not write to more."""
+    return x[tuple(slice(1) if stride == 0 else slice(None) for stride in x.stride())]
 
 
 def require(condition: bool, message: Callable[[], str]) -> None:
     """Raise ``ValueError(message())`` unless the condition holds (the text is made only then)."""
     if not condition:
         raise ValueError(message())
+
+
+def check_tensors(**tensors: torch.Tensor) -> None:
+    """Refuse, by name, tensors on several devices, or of a dtype that Triton kernels would round.
+
+    A kernel computes in float32: float64 would lose half its digits, and integers their fractions.
+    """
+    device = next(iter(tensors.values())).device
+    require(
+        all(x.device == device and x.dtype in DTYPES for x in tensors.values()),
+        lambda: (
+            "the Triton kernels take float32, float16 and bfloat16 tensors on one device, got "
+            + ", ".join(f"{name} {x.dtype} on {x.device}" for name, x in tensors.items())
+        ),
+    )
 
 
 @functools.cache

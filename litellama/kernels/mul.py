@@ -7,7 +7,7 @@ three elements moved, so memory is the only cost.  Lesson 01 builds this file.
 
 import torch
 
-from litellama.kernels.backend import launch, require, tl, triton, uses_triton
+from litellama.kernels.backend import check_tensors, launch, require, tl, triton, uses_triton
 
 
 def mul_reference(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -37,6 +37,7 @@ def mul(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     )
     if not uses_triton(a):
         return mul_reference(a, b)
+    check_tensors(a=a, b=b)
     a, b = a.contiguous(), b.contiguous()
     out = torch.empty_like(a)
     n, BLOCK = a.numel(), 1024

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from litellama.kernels.backend import (
+    check_tensors,
     launch,
     next_power_of_2,
     require,
@@ -54,7 +55,7 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float = 1e-6) -> torch.
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     BLOCK = next_power_of_2(N)
     launch(
-        rms_norm_kernel, (rows.shape[0],), rows, weight, out, rows.stride(0), N, eps,
+        rms_norm_kernel, (rows.shape[0],), rows, weight.contiguous(), out, rows.stride(0), N, eps,
         BLOCK=BLOCK, num_warps=warps_for(BLOCK),
     )  # fmt: skip
     return out
@@ -62,14 +63,15 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float = 1e-6) -> torch.
 
 def check_row(x: torch.Tensor, weight: torch.Tensor) -> None:
     """Refuse a weight that does not fit the last axis of ``x``, or a row too long for one block."""
-    N = x.shape[-1]
+    check_tensors(x=x, weight=weight)
     require(
-        weight.shape == (N,) and weight.is_contiguous() and weight.device == x.device,
+        weight.ndim == 1 and weight.shape == x.shape[-1:],
         lambda: (
-            f"the weight must be a contiguous [{N}] tensor on {x.device} for x of shape "
-            f"{tuple(x.shape)}, got {tuple(weight.shape)} on {weight.device}"
+            f"the weight must have the shape of x's last axis, got x {tuple(x.shape)} and weight "
+            f"{tuple(weight.shape)}"
         ),
     )
+    N = x.shape[-1]
     require(0 < N <= MAX_ROW, lambda: f"rows must have 1 to {MAX_ROW} elements, got {N}")
 
 

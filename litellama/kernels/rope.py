@@ -13,7 +13,15 @@ Lesson 04 builds this file.
 
 import torch
 
-from litellama.kernels.backend import launch, next_power_of_2, require, tl, triton, uses_triton
+from litellama.kernels.backend import (
+    check_tensors,
+    launch,
+    next_power_of_2,
+    require,
+    tl,
+    triton,
+    uses_triton,
+)
 
 
 def rope_reference(
@@ -38,7 +46,7 @@ def rotate_heads(
     BLOCK_H: tl.constexpr, BLOCK_HALF: tl.constexpr, BLOCK_REST: tl.constexpr,
 ):  # fmt: skip
     """Rotate all H heads of one token: a [BLOCK_H, BLOCK_HALF] tile of each half."""
-    heads = tl.arange(0, BLOCK_H)[:, None]
+    heads = tl.arange(0, BLOCK_H)[:, None].to(tl.int64)  # a head's stride can be long as well
     x_rows = x_ptr + token * token_stride + heads * head_stride
     out_rows = out_ptr + token * (H * D) + heads * D
     pairs = tl.arange(0, BLOCK_HALF)[None, :]
@@ -86,6 +94,7 @@ def rope(
     check_shapes(q, k, cos, sin)
     if not uses_triton(q):
         return rope_reference(q, k, cos, sin)
+    check_tensors(q=q, k=k, cos=cos, sin=sin)
     q, k, cos, sin = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, cos, sin))
     (T, HQ, D), HKV, HALF = q.shape, k.shape[1], rotated_half(q, cos)
     q_out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
@@ -108,11 +117,11 @@ def rotated_half(q: torch.Tensor, cos: torch.Tensor) -> int:
 
 def check_shapes(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
     """Refuse shapes that do not fit together, with all of them in the message."""
-    (T, _, D), (rows, width) = q.shape, cos.shape
+    T, D, width = q.shape[0], q.shape[-1], cos.shape[-1]
     require(
-        k.shape[::2] == (T, D)
-        and rows == T
-        and sin.shape == cos.shape
+        q.ndim == k.ndim == 3
+        and k.shape[::2] == (T, D)
+        and cos.shape == sin.shape == (T, width)
         and D % 2 == 0
         and (0 < width <= D // 2 or width == D),
         lambda: (

@@ -52,10 +52,11 @@ def skip_rms_norm(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Add ``residual`` to ``x``, both [..., N]; return ``(RMSNorm of the sum, the sum)``."""
     require(
-        residual.shape == x.shape and residual.dtype == x.dtype,
+        residual.shape == x.shape and residual.dtype == x.dtype and residual.device == x.device,
         lambda: (
-            f"x and residual must have one shape and dtype, got {tuple(x.shape)} {x.dtype} and "
-            f"{tuple(residual.shape)} {residual.dtype}"
+            "x and residual must have one shape, dtype and device, got "
+            f"{tuple(x.shape)} {x.dtype} {x.device} and "
+            f"{tuple(residual.shape)} {residual.dtype} {residual.device}"
         ),
     )
     if not uses_triton(x):
@@ -67,7 +68,8 @@ def skip_rms_norm(
     total = torch.empty_like(out)
     BLOCK = next_power_of_2(N)
     launch(
-        skip_rms_norm_kernel, (x_rows.shape[0],), x_rows, residual_rows, weight, out, total,
+        skip_rms_norm_kernel, (x_rows.shape[0],),
+        x_rows, residual_rows, weight.contiguous(), out, total,
         x_rows.stride(0), residual_rows.stride(0), N, eps, BLOCK=BLOCK, num_warps=warps_for(BLOCK),
     )  # fmt: skip
     return out, total

@@ -9,7 +9,16 @@ arXiv:1805.02867.  Lesson 02 builds this file.
 
 import torch
 
-from litellama.kernels.backend import launch, next_power_of_2, tl, triton, uses_triton, warps_for
+from litellama.kernels.backend import (
+    check_tensors,
+    launch,
+    next_power_of_2,
+    require,
+    tl,
+    triton,
+    uses_triton,
+    warps_for,
+)
 
 # The longest row that one program keeps in registers; a longer one is read in blocks of this.
 MAX_BLOCK = 16384
@@ -54,9 +63,14 @@ def softmax_online_kernel(x_ptr, out_ptr, N, BLOCK: tl.constexpr):
 
 
 def softmax(x: torch.Tensor) -> torch.Tensor:
-    """Softmax of a [..., N] tensor over its last axis; same shape and dtype."""
+    """Softmax of a [..., N] tensor over its last axis; same shape and dtype.
+
+    A row that is all -inf has no softmax: it comes out as NaN, as in torch.
+    """
+    require(x.ndim > 0, lambda: "softmax needs at least one axis, got a tensor with none")
     if not uses_triton(x):
         return softmax_reference(x)
+    check_tensors(x=x)
     x = x.contiguous()
     out = torch.empty_like(x)
     if x.numel() == 0:

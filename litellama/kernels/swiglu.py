@@ -8,7 +8,7 @@ Transformer", 2020, arXiv:2002.05202.  Lesson 05 builds this file.
 
 import torch
 
-from litellama.kernels.backend import launch, require, tl, triton, uses_triton
+from litellama.kernels.backend import check_tensors, launch, require, tl, triton, uses_triton
 
 
 def swiglu_reference(gate_up: torch.Tensor) -> torch.Tensor:
@@ -36,6 +36,7 @@ def swiglu(gate_up: torch.Tensor) -> torch.Tensor:
     )
     if not uses_triton(gate_up):
         return swiglu_reference(gate_up)
+    check_tensors(gate_up=gate_up)
     if gate_up.stride(1) != 1:
         gate_up = gate_up.contiguous()
     tokens, I = gate_up.shape[0], gate_up.shape[1] // 2
