@@ -12,7 +12,7 @@ from litellama.config import ModelConfig
 from litellama.engine import Engine
 from litellama.engine.request import FinishReason, Request
 from litellama.errors import CheckpointError, RequestError
-from litellama.models import FAMILIES
+from litellama.models import empty_model, presets, read_config
 from litellama.models.decoder import Decoder
 from litellama.sampling import SamplingParams
 
@@ -46,7 +46,8 @@ class RequestOutput:
 class LLM:
     """A language model ready to generate.
 
-    model: a name ("smollm2"), a Hugging Face folder, or a .gguf file.
+    model: a name ("smollm2"), a Hugging Face folder, or a .gguf file; or "random:" and the name of
+    a preset ("random:llama-3.2-1b"), for its shape with random weights (``models.presets``).
     device: "auto" is the GPU where there is one; or "cpu", "cuda", "cuda:1".
     dtype: "auto" is bfloat16 on a GPU and float32 on a CPU; or "float32", "float16", "bfloat16".
     max_num_seqs: the most requests that advance in one step.
@@ -71,11 +72,9 @@ class LLM:
         check_sizes(max_num_seqs, block_size, max_seq_len, kv_cache_tokens)
         self.device = pick_device(device)
         self.dtype = pick_dtype(dtype, self.device)
-        self.folder = resolve(str(model))
-        self.config = ModelConfig.from_folder(self.folder)
+        self.name = str(model)
+        self._load(self.name)
         self.max_seq_len = min(max_seq_len or self.config.context, self.config.context)
-        self.tokenizer = load_tokenizer(self.folder)
-        self.model = load_model(self.config, self.folder, self.device, self.dtype)
         tokens = kv_cache_tokens or self._default_cache_tokens(max_num_seqs)
         num_blocks = max(tokens // block_size, 1)
         # One request alone must fit the pool: then waiting is all that a full pool can cause.
@@ -89,6 +88,16 @@ class LLM:
             max_step_tokens=MAX_STEP_TOKENS,
             max_seq_len=self.max_seq_len,
         )
+
+    def _load(self, name: str) -> None:
+        """The config, the tokenizer and the model, from a checkpoint or of a preset."""
+        if name.startswith(presets.PREFIX):
+            self.config, self.tokenizer = presets.preset_config(name), presets.NumberTokenizer()
+            self.model = presets.random_model(self.config, self.device, self.dtype)
+            return
+        folder = resolve(name)
+        self.config, self.tokenizer = read_config(folder), load_tokenizer(folder)
+        self.model = load_model(self.config, folder, self.device, self.dtype)
 
     def generate(
         self,
@@ -144,7 +153,7 @@ class LLM:
         check_messages(messages)
         if not self.tokenizer.chat_template:
             raise RequestError(
-                f"{self.folder} has no chat template: it is a base model; use generate instead"
+                f"{self.name} has no chat template: it is a base model; use generate instead"
             )
         text = self.tokenizer.apply_chat_template(
             list(messages), tokenize=False, add_generation_prompt=True
@@ -212,15 +221,9 @@ def load_model(
     config: ModelConfig, folder: Path, device: torch.device, dtype: torch.dtype
 ) -> Decoder:
     """The family's decoder with the checkpoint's weights, on the device, in the dtype."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        with device:
-            model = FAMILIES[config.architecture](config)
-    finally:
-        torch.set_default_dtype(before)
+    model = empty_model(config, device, dtype)
     load_weights(model, folder)
-    return model.eval()
+    return model
 
 
 def pick_device(name: str) -> torch.device:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from litellama import kernels
-from litellama.config import ModelConfig
+from litellama.config import ConfigReader, ModelConfig
 from litellama.kernels import AttentionBatch
 from litellama.models.linear import Linear, linear
 from litellama.models.rotary import inverse_frequencies, rotary_tables
@@ -48,6 +48,16 @@ class Attention(nn.Module):
         self.qkv_proj = Linear(config.hidden_size, width, bias=config.qkv_bias)
         self.o_proj = Linear(config.q_size, config.hidden_size, bias=config.o_bias)
 
+    def heads(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """x [T, hidden] -> q [T, Hq, D], k and v [T, Hkv, D], views of one matrix."""
+        c = self.config
+        q, k, v = self.qkv_proj(x).split([c.q_size, c.kv_size, c.kv_size], dim=-1)
+        return (
+            q.view(-1, c.num_heads, c.head_dim),
+            k.view(-1, c.num_kv_heads, c.head_dim),
+            v.view(-1, c.num_kv_heads, c.head_dim),
+        )
+
     def forward(
         self,
         x: torch.Tensor,
@@ -56,11 +66,7 @@ class Attention(nn.Module):
         batch: AttentionBatch,
     ) -> torch.Tensor:
         """x [T, hidden]; cache [2, blocks, block_size, Hkv, D], this layer's keys and values."""
-        c = self.config
-        q, k, v = self.qkv_proj(x).split([c.q_size, c.kv_size, c.kv_size], dim=-1)
-        q = q.view(-1, c.num_heads, c.head_dim)
-        k = k.view(-1, c.num_kv_heads, c.head_dim)
-        v = v.view(-1, c.num_kv_heads, c.head_dim)
+        q, k, v = self.heads(x)
         q, k = kernels.rope(q, k, *rotary)
         k_cache, v_cache = cache
         kernels.write_kv(k, v, k_cache, v_cache, batch.slots)
@@ -85,10 +91,10 @@ class MLP(nn.Module):
 class DecoderLayer(nn.Module):
     """Norm, attention, norm, feed-forward; the adds live in the norms."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, attention: type[Attention]) -> None:
         super().__init__()
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.self_attn = Attention(config)
+        self.self_attn = attention(config)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = MLP(config)
 
@@ -108,7 +114,17 @@ class DecoderLayer(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Token ids to hidden states to logits; parameters are made empty, for the loader to fill."""
+    """Token ids to hidden states to logits; parameters are made empty, for the loader to fill.
+
+    A family is a subclass: it reads its own ``config.json`` and may have its own attention.
+    """
+
+    attention: type[Attention] = Attention
+
+    @classmethod
+    def read_config(cls, reader: ConfigReader) -> ModelConfig:
+        """The config of this family's checkpoints; ConfigError for what is not supported."""
+        raise NotImplementedError
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -116,7 +132,9 @@ class Decoder(nn.Module):
         self.embed_tokens = nn.Parameter(
             torch.empty(config.vocab_size, config.hidden_size), requires_grad=False
         )
-        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_layers))
+        self.layers = nn.ModuleList(
+            DecoderLayer(config, self.attention) for _ in range(config.num_layers)
+        )
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.lm_head = None
         if not config.tie_word_embeddings:

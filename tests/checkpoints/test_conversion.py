@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from litellama.checkpoints import convert, safetensors_files
 from litellama.checkpoints.safetensors_files import INDEX, open_checkpoint
-from litellama.config import ModelConfig
 from litellama.errors import CheckpointError
+from litellama.models import read_config
 from tests.checkpoint_maker import make_llama
 
 
@@ -34,7 +34,7 @@ def test_a_gguf_file_becomes_a_folder_that_everything_opens(tiny_gguf, tmp_path,
     model = AutoModelForCausalLM.from_pretrained(folder)
     end = AutoTokenizer.from_pretrained(folder).eos_token_id
     assert model.generation_config.eos_token_id == end
-    assert ModelConfig.from_folder(folder).eos_token_ids == (end,)
+    assert read_config(folder).eos_token_ids == (end,)
 
 
 def test_a_folder_is_copied_without_code_or_pickles(tiny_llama, tmp_path, home):

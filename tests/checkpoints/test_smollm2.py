@@ -9,8 +9,7 @@ from transformers import AutoTokenizer, GenerationConfig
 
 from litellama.checkpoints import load_weights, pull, resolve
 from litellama.checkpoints.safetensors_files import open_checkpoint
-from litellama.config import ModelConfig
-from litellama.models import FAMILIES
+from litellama.models import FAMILIES, read_config
 
 pytestmark = pytest.mark.model
 
@@ -27,7 +26,7 @@ def test_a_second_pull_is_the_same_folder_at_once(smollm2: Path):
 
 
 def test_it_is_smollm2(smollm2: Path):
-    config = ModelConfig.from_folder(smollm2)
+    config = read_config(smollm2)
     assert config.architecture == "LlamaForCausalLM"
     assert (config.num_layers, config.num_heads, config.num_kv_heads) == (30, 9, 3)
     assert (config.hidden_size, config.head_dim, config.vocab_size) == (576, 64, 49152)
@@ -42,7 +41,7 @@ def test_it_is_smollm2(smollm2: Path):
 def test_an_answer_ends_at_the_end_of_its_turn(smollm2: Path, tokenizer):
     assert tokenizer.convert_tokens_to_ids("<|im_end|>") == 2
     assert tokenizer.eos_token_id == 2
-    assert ModelConfig.from_folder(smollm2).eos_token_ids == (2,)
+    assert read_config(smollm2).eos_token_ids == (2,)
     assert GenerationConfig.from_pretrained(smollm2).eos_token_id == 2
 
 
@@ -72,7 +71,7 @@ def test_digits_are_single_tokens(tokenizer):
 
 def test_the_weights_load_well_under_a_second(smollm2: Path):
     """CPU seconds, which other work on the machine hardly changes; 0.4 is usual, files cached."""
-    config = ModelConfig.from_folder(smollm2)
+    config = read_config(smollm2)
     model = FAMILIES[config.architecture](config)
     load_weights(model, smollm2)  # brings the file into the page cache
     start = time.process_time()

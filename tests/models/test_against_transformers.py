@@ -111,7 +111,7 @@ def test_bfloat16_on_a_gpu_is_as_near_to_float32_as_transformers_is(tmp_path):
 
 def test_old_and_new_spellings_of_the_rope_settings_are_one(tmp_path):
     """Checkpoints on the hub carry rope_theta and rope_scaling; transformers 5 groups them."""
-    from litellama.config import ModelConfig
+    from litellama.models import parse_config
 
     base = {
         "architectures": ["LlamaForCausalLM"],
@@ -122,8 +122,8 @@ def test_old_and_new_spellings_of_the_rope_settings_are_one(tmp_path):
         "num_attention_heads": 2,
     }
     scaling = {key: value for key, value in LLAMA3_SCALING.items() if key != "rope_theta"}
-    old = ModelConfig.from_dict(base | {"rope_theta": 50000.0, "rope_scaling": scaling})
-    new = ModelConfig.from_dict(base | {"rope_parameters": LLAMA3_SCALING})
+    old = parse_config(base | {"rope_theta": 50000.0, "rope_scaling": scaling})
+    new = parse_config(base | {"rope_parameters": LLAMA3_SCALING})
     assert old == new
     assert old.rope_theta == 50000.0
     assert old.rope_scaling.kind == "llama3"
