@@ -4,7 +4,15 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+CONFIGS = {"llama": LlamaConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|>{% endfor %}"
@@ -30,10 +38,32 @@ def make_tokenizer(folder: Path) -> int:
     return len(fast)
 
 
-def make_llama(folder: Path, seed: int = 0, max_shard_size: str = "5GB", **overrides) -> Path:
-    """Write a random LlamaForCausalLM with odd sizes; ``overrides`` go to LlamaConfig."""
-    vocabulary = make_tokenizer(folder)
-    settings = {
+def make_llama(folder: Path, **settings) -> Path:
+    """Write a random LlamaForCausalLM; ``settings`` as for ``make_decoder``."""
+    return make_decoder(folder, "llama", **settings)
+
+
+def make_decoder(
+    folder: Path, family: str, seed: int = 0, max_shard_size: str = "5GB", **overrides
+) -> Path:
+    """Write a random model of a family ("llama", "qwen2", "qwen3") with odd sizes, and a tokenizer.
+
+    ``overrides`` go to the family's config class.
+    """
+    torch.manual_seed(seed)
+    settings = decoder_settings(make_tokenizer(folder)) | overrides
+    if family == "qwen2":
+        del settings["head_dim"]  # Qwen2's config has none: it is hidden_size over heads
+    config = CONFIGS[family](**settings)
+    model = AutoModelForCausalLM.from_config(config)
+    roughen(model)
+    model.save_pretrained(folder, max_shard_size=max_shard_size)
+    return folder
+
+
+def decoder_settings(vocabulary: int) -> dict:
+    """Sizes that are no multiple of anything, and weights large enough to tell logits apart."""
+    return {
         "vocab_size": vocabulary,
         "hidden_size": 60,
         "intermediate_size": 97,
@@ -46,15 +76,16 @@ def make_llama(folder: Path, seed: int = 0, max_shard_size: str = "5GB", **overr
         "bos_token_id": None,
         "tie_word_embeddings": True,
     }
-    settings |= overrides
-    # Large enough that the logits are far from uniform, small enough that rounding does not grow.
-    settings.setdefault("initializer_range", 1.5 * settings["hidden_size"] ** -0.5)
-    torch.manual_seed(seed)
-    model = LlamaForCausalLM(LlamaConfig(**settings))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            # Norm weights of 1 and biases of 0 would hide a norm or a bias that is left out.
-            if parameter.ndim == 1:
-                parameter.add_(0.3 * torch.randn_like(parameter))
-    model.save_pretrained(folder, max_shard_size=max_shard_size)
-    return folder
+
+
+@torch.no_grad()
+def roughen(model: torch.nn.Module) -> None:
+    """Random weights of a size that keeps logits far from uniform, and rounding from growing.
+
+    Norm weights of 1 and biases of 0 would hide a norm or a bias that is left out.
+    """
+    for parameter in model.parameters():
+        if parameter.ndim == 1:
+            parameter.add_(0.3 * torch.randn_like(parameter))
+        else:
+            parameter.normal_(0, 1.5 * parameter[0].numel() ** -0.5)

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from litellama import LLM, SamplingParams
-from tests.checkpoint_maker import make_llama
+from tests.checkpoint_maker import make_decoder
 
 LLAMA3_SCALING = {
     "rope_type": "llama3",
@@ -34,16 +34,32 @@ VARIANTS = {
     },
     "other_eps": {"rms_norm_eps": 0.1},
     "sharded": {"max_shard_size": "50KB", "tie_word_embeddings": False},
+    "qwen2": {"family": "qwen2"},
+    "qwen2_untied_5_heads": {
+        "family": "qwen2",
+        "tie_word_embeddings": False,
+        "num_attention_heads": 5,
+        "num_key_value_heads": 1,
+    },
+    "qwen2_window_given_and_not_used": {"family": "qwen2", "sliding_window": 8},
+    "qwen3": {"family": "qwen3"},
+    "qwen3_heads_wider_than_hidden": {"family": "qwen3", "head_dim": 22, "rms_norm_eps": 0.01},
+    "qwen3_untied_biases": {
+        "family": "qwen3",
+        "tie_word_embeddings": False,
+        "attention_bias": True,
+    },
+    "qwen3_sharded": {"family": "qwen3", "max_shard_size": "50KB"},
 }
 
 
 @pytest.fixture(scope="module", params=VARIANTS)
-def pair(request, device, tmp_path_factory) -> tuple[LLM, LlamaForCausalLM]:
+def pair(request, device, tmp_path_factory) -> tuple[LLM, PreTrainedModel]:
     """Our LLM and transformers' model of one checkpoint."""
-    folder: Path = make_llama(tmp_path_factory.mktemp("variant"), **VARIANTS[request.param])
-    if request.param == "sharded":
-        assert len(list(folder.glob("*.safetensors"))) > 2
-    theirs = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval().to(device)
+    settings = {"family": "llama"} | VARIANTS[request.param]
+    folder: Path = make_decoder(tmp_path_factory.mktemp("variant"), **settings)
+    assert (len(list(folder.glob("*.safetensors"))) > 2) == ("max_shard_size" in settings)
+    theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval().to(device)
     return LLM(folder, device=device, dtype="float32", block_size=4), theirs
 
 
@@ -73,7 +89,7 @@ def test_greedy_tokens_alone_and_together(pair):
     assert backwards[::-1] == expected
 
 
-def greedy(model: LlamaForCausalLM, ids: list[int], count: int) -> list[int]:
+def greedy(model: PreTrainedModel, ids: list[int], count: int) -> list[int]:
     """transformers' greedy continuation, never stopping early."""
     prompt = torch.tensor([ids], device=model.device)
     out = model.generate(
@@ -89,14 +105,15 @@ def greedy(model: LlamaForCausalLM, ids: list[int], count: int) -> list[int]:
 
 @pytest.mark.gpu
 @torch.inference_mode()
-def test_bfloat16_on_a_gpu_is_as_near_to_float32_as_transformers_is(tmp_path):
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+def test_bfloat16_on_a_gpu_is_as_near_to_float32_as_transformers_is(tmp_path, family):
     """Relative error of the logits, ||out - ref|| / ||ref||: at most 4%, and no more than 1.25
     times that of transformers in bfloat16."""
-    folder = make_llama(tmp_path, hidden_size=288, num_attention_heads=9, head_dim=40)
+    folder = make_decoder(tmp_path, family, hidden_size=288, num_attention_heads=9, head_dim=40)
     ids = random_ids(300, seed=0)
     prompt = torch.tensor([ids], device="cuda")
     exact, theirs = (
-        LlamaForCausalLM.from_pretrained(folder, dtype=d)
+        AutoModelForCausalLM.from_pretrained(folder, dtype=d)
         .eval()
         .to("cuda")(prompt)
         .logits[0]

@@ -1,7 +1,12 @@
 """SmolLM2-135M-Instruct, the default model, against transformers in float32; bfloat16 on a GPU."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 from litellama import LLM, SamplingParams
@@ -81,6 +86,38 @@ def test_the_known_answer(llm):
     )
     assert out.finish_reason == "stop"
     assert out.token_ids[-1] in llm.config.eos_token_ids
+
+
+def test_as_a_qwen2_checkpoint_with_zero_biases_it_says_the_same(llm, smollm2, tmp_path, device):
+    """The weights stay in their file; a second one adds the biases that Qwen2 has."""
+    qwen2 = LLM(as_qwen2(smollm2, tmp_path), device=device, dtype="float32")
+    assert type(qwen2.model).__name__ == "Qwen2ForCausalLM"
+    assert qwen2.model.layers[29].self_attn.qkv_proj.bias is not None
+    params = SamplingParams(temperature=0.0, max_tokens=32)
+    prompts = [ids_of(llm, name) for name in TEXTS]
+    same = [o.token_ids for o in llm.generate(prompts, params)]
+    assert [o.token_ids for o in qwen2.generate(prompts, params)] == same
+
+
+def as_qwen2(smollm2: Path, folder: Path) -> Path:
+    """A folder whose config says Qwen2, with a link to SmolLM2's weights and a file of zeros."""
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        (folder / name).symlink_to(smollm2 / name)
+    config = json.loads((smollm2 / "config.json").read_text())
+    config |= {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "weights.safetensors").symlink_to(smollm2 / "model.safetensors")
+    zeros = {
+        f"model.layers.{layer}.self_attn.{part}_proj.bias": torch.zeros(576 if part == "q" else 192)
+        for layer in range(30)
+        for part in "qkv"
+    }
+    save_file(zeros, folder / "biases.safetensors")
+    with safe_open(folder / "weights.safetensors", "pt") as file:
+        places = dict.fromkeys(file.keys(), "weights.safetensors")
+    places |= dict.fromkeys(zeros, "biases.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    return folder
 
 
 @pytest.mark.gpu
