@@ -10,6 +10,8 @@ from functools import cached_property
 
 import torch
 
+from litellama.kernels.backend import require
+
 
 @dataclass(frozen=True)
 class AttentionBatch:
@@ -30,6 +32,20 @@ class AttentionBatch:
     block_size: int
     max_query_len: int
     max_seq_len: int
+
+    def __post_init__(self) -> None:
+        """Refuse tables that the kernels would misread: they take rows of int32, side by side."""
+        tables = (self.query_starts, self.seq_lens, self.block_table)
+        require(
+            all(x.dtype == torch.int32 and x.device == self.slots.device for x in tables)
+            and all(x.stride(-1) == 1 or x.shape[-1] < 2 for x in tables),
+            lambda: (
+                "AttentionBatch needs query_starts, seq_lens and block_table in int32, on the "
+                "device of slots and with a dense last axis, got "
+                + ", ".join(f"{x.dtype} {x.device} strides {x.stride()}" for x in tables)
+                + f", and slots on {self.slots.device}"
+            ),
+        )
 
     @property
     def is_decode(self) -> bool:
