@@ -133,6 +133,62 @@ def skip_rms_norm_traffic() -> str:
     return d.svg()
 
 
+def softmax_traffic() -> str:
+    """Lesson 02: what the safe torch expression moves, and what one pass moves."""
+    d = Drawing(
+        880,
+        214,
+        "Safe softmax as five torch operations moves eight rows: max reads x, subtract reads x and "
+        "writes the shifted row s, exp reads s and writes e, sum reads e, divide reads e and "
+        "writes the result. As one kernel it moves two: read x, write the result.",
+    )
+    d.text(24, 30, "five operations: 8 rows", 13, "", "start")
+    d.text(740, 30, "one kernel: 2 rows", 13, "", "start")
+    steps = [
+        ("max", 84, ["x"], []),
+        ("x − max", 150, ["x"], ["s"]),
+        ("exp", 150, ["s"], ["e"]),
+        ("sum", 84, ["e"], []),
+        ("÷ sum", 150, ["e"], ["out"]),
+    ]
+    x = 24
+    for name, width, reads, writes in steps:
+        traffic(d, x, 44, width, name, reads, writes)
+        x += width + 20
+    traffic(d, 740, 44, 116, "softmax", ["x"], ["out"])
+    legend(d, 196)
+    return d.svg()
+
+
+def online_lanes() -> str:
+    """Lesson 02: every lane keeps a maximum and a sum of its own, and they merge at the end."""
+    d = Drawing(
+        860,
+        236,
+        "A row of twelve scores in three blocks of four lanes. Lane 0 sees scores 0, 4 and 8, one "
+        "in each turn of the loop, and keeps one maximum and one sum; lanes 1, 2 and 3 do the "
+        "same with theirs. After the loop the four pairs merge into the pair of the row.",
+    )
+    lane_x, block_x, pair_x, row_x = 24, 92, 430, 680
+    for b in range(3):
+        d.text(block_x + b * 104 + 42, 30, f"block {b}", 12, "soft")
+    d.text(pair_x + 70, 30, "its pair", 12, "soft")
+    d.text(row_x + 78, 30, "after the loop", 12, "soft")
+    d.box(row_x, 106, 156, 54, "max, sum", "orange", "of the whole row")
+    for lane in range(4):
+        y = 42 + lane * 46
+        d.text(lane_x, y + 22, f"lane {lane}", 13, "", "start")
+        for b in range(3):
+            x = block_x + b * 104
+            d.box(x, y, 84, 34, f"x[{4 * b + lane}]", "lit")
+            if b < 2:
+                d.arrow((x + 85, y + 17), (x + 103, y + 17))
+        d.arrow((block_x + 2 * 104 + 85, y + 17), (pair_x - 1, y + 17))
+        d.box(pair_x, y, 140, 34, f"max {lane}, sum {lane}", "green")
+        d.arrow((pair_x + 141, y + 17), (row_x - 2, 133))
+    return d.svg()
+
+
 FIGURES: dict[str, Callable[[], str]] = {
     "map.svg": engine_map,
     **{f"map_{n:02d}.svg": partial(engine_map, n) for n in range(LAST_LESSON + 1)},
@@ -140,6 +196,8 @@ FIGURES: dict[str, Callable[[], str]] = {
     "programs.svg": programs,
     "rms_norm_traffic.svg": rms_norm_traffic,
     "skip_rms_norm_traffic.svg": skip_rms_norm_traffic,
+    "softmax_traffic.svg": softmax_traffic,
+    "online_lanes.svg": online_lanes,
 }
 
 

@@ -54,6 +54,7 @@ def test_a_lessons_final_kernels_are_the_packages(path):
     ("lesson", "kernels"),
     [
         ("01_first_triton_kernel", {"mul_kernel"}),
+        ("02_softmax", {"softmax_kernel", "softmax_online_kernel"}),
         ("03_rmsnorm", {"rms_norm_kernel", "skip_rms_norm_kernel"}),
     ],
 )

@@ -106,7 +106,7 @@ def wrong(got: Any, want: Any, allowed: float) -> torch.Tensor:
     got, want = _wide(got), _wide(want)
     finite = want[want.isfinite()]
     scale = float(finite.square().mean().sqrt()) if finite.numel() else 0.0
-    near = (got - want).abs() <= allowed * (want.abs() + scale)
+    near = want.isfinite() & ((got - want).abs() <= allowed * (want.abs() + scale))
     return ~(near | (got == want) | (got.isnan() & want.isnan()))
 
 
@@ -119,8 +119,12 @@ def agrees(results: tuple[Any, ...], want: tuple[Any, ...], allowed: float) -> b
 
 
 def largest_error(got: Any, want: Any) -> float:
-    """The largest difference, relative to the element and to the scale of what is expected."""
+    """The largest difference, relative to the element and to the scale of what is expected.
+
+    Infinite numbers are left out: they are right or wrong, and ``wrong`` says which.
+    """
     got, want = _wide(got), _wide(want)
+    got, want = got[want.isfinite()], want[want.isfinite()]
     if want.numel() == 0:
         return 0.0
     scale = float(want.square().mean().sqrt())

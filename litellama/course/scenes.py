@@ -4,6 +4,7 @@ Both take the values of the controls (see ``litellama.course.widgets.explore``).
 teaches with a few lines of code stays in its lesson; one that is mostly drawing lives here.
 """
 
+from math import exp, inf
 from typing import TYPE_CHECKING
 
 from litellama.course.figures import PALETTE, SOFT, canvas
@@ -65,4 +66,65 @@ def norm(x4: float, eps: float, scale: float) -> "Figure":
         axes.set_xticks(range(4), [f"{v:.3g}" for v in values])
         axes.set_title(f"{name}, rms {rms:.3g}", loc="left")
     panels[1].set_ylim(-2.1, 2.1)
+    return figure
+
+
+ONLINE_SCORES = (1.0, 0.2, 1.6, 0.9, 2.4, 0.5, 3.6, 2.9, 1.2, 3.2, 2.0, 0.7)
+
+
+def online_step(block: int, BLOCK: int) -> tuple[int, float, float, float, float]:
+    """Lesson 02: scores seen, then maximum and sum before the block and (rescaled) after it."""
+    seen = min(block * BLOCK, len(ONLINE_SCORES))
+    old = ONLINE_SCORES[: seen - BLOCK]
+    maximum, new_maximum = max(old, default=-inf), max(ONLINE_SCORES[:seen])
+    total = sum(exp(x - maximum) for x in old)
+    added = sum(exp(x - new_maximum) for x in ONLINE_SCORES[seen - BLOCK : seen])
+    return seen, maximum, new_maximum, total, added
+
+
+def online_alt(block: int, BLOCK: int) -> str:
+    """Lesson 02: what one block does to the running maximum and sum."""
+    seen, maximum, new_maximum, total, added = online_step(block, BLOCK)
+    where = f"Block {seen // BLOCK} of {len(ONLINE_SCORES) // BLOCK}: "
+    if seen == BLOCK:
+        return f"{where}maximum {new_maximum:g}, sum {added:.2f}."
+    rescale = exp(maximum - new_maximum)
+    if rescale == 1:
+        moved = f"the maximum stays {maximum:g}"
+    else:
+        moved = f"the maximum rises from {maximum:g} to {new_maximum:g}"
+    return (
+        f"{where}{moved}, so the sum becomes {total:.2f} × {rescale:.3g} + {added:.2f} = "
+        f"{total * rescale + added:.2f}."
+    )
+
+
+def online(block: int, BLOCK: int) -> "Figure":
+    """Lesson 02: scores in blocks under the running maximum, and the running sum rescaled."""
+    seen, maximum, new_maximum, total, added = online_step(block, BLOCK)
+    figure, (above, below) = canvas(7.5, 4.2, rows=2)
+    for i, x in enumerate(ONLINE_SCORES):
+        colour = "grey" if i < seen - BLOCK else "blue" if i < seen else ""
+        edge = PALETTE[colour or "grey"]
+        above.bar(i, x, 0.8, color=PALETTE[colour] if colour else "none", edgecolor=edge)
+    limit = {"color": PALETTE["vermilion"], "linewidth": 1.8}
+    above.hlines(new_maximum, -0.5, seen - 0.5, **limit)
+    card = {"facecolor": figure.get_facecolor(), "edgecolor": "none", "pad": 1}
+    label = f"maximum {new_maximum:g}"
+    above.text(seen - 0.4, new_maximum, label, color=limit["color"], va="center", bbox=card)
+    if -inf < maximum < new_maximum:
+        above.hlines(maximum, -0.5, seen - BLOCK - 0.5, **limit, linestyle=":")
+    for edge_of_block in range(BLOCK, len(ONLINE_SCORES), BLOCK):
+        above.axvline(edge_of_block - 0.5, color=SOFT, linewidth=0.6, linestyle=":")
+    above.set(xlim=(-0.6, 13.4), ylim=(0, 4.1), xticks=range(12), ylabel="score")
+    kept = total * exp(maximum - new_maximum)
+    rows = {"old sum": (total, 0.0), "rescaled + new": (kept, added)}
+    for name, (old, new) in rows.items():
+        below.barh(name, old, color=PALETTE["grey"])
+        below.barh(name, new, left=old, color=PALETTE["blue"])
+        below.text(old + new + 0.05, name, f"{old + new:.2f}", va="center", fontweight="bold")
+    below.set(xlim=(0, 5), xlabel="running sum of exp(score − maximum)")
+    below.invert_yaxis()
+    below.tick_params(left=False)
+    figure.suptitle(online_alt(block, BLOCK), x=0.02, ha="left", fontsize=10)
     return figure

@@ -327,3 +327,14 @@ def test_two_mistakes_at_once_the_first_is_told_from_float32(capsys):
 
     assert not check("rms_norm", eps_outside)
     assert "epsilon is outside the square root" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_number_where_infinity_is_expected_is_wrong():
+    exercise = Exercise(
+        name="empty_maximum", lesson="none", title="", difficulty=1, minutes=1,
+        reference=lambda x: x.masked_fill(x < 0, -math.inf),
+        cases=(Case("some below zero", lambda m: (m.normal(50),)),), mistakes=(), hints=(),
+    )  # fmt: skip
+    assert examine(exercise, exercise.reference).passed
+    assert not examine(exercise, lambda x: x.clamp_min(0.0)).passed
+    assert not examine(exercise, lambda x: x.masked_fill(x < 0, math.inf)).passed

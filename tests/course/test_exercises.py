@@ -122,10 +122,19 @@ def test_the_notebook_states_what_the_exercise_says(exercise: Exercise):
     assert "<details><summary>" in statement
 
 
-@pytest.mark.parametrize("name", ["mul", "rms_norm", "skip_rms_norm"])
-def test_a_solution_that_rebuilds_a_kernel_is_the_package_kernel(name):
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("mul", "mul"),
+        ("softmax", "softmax"),
+        ("softmax_online", "softmax"),
+        ("rms_norm", "rms_norm"),
+        ("skip_rms_norm", "skip_rms_norm"),
+    ],
+)
+def test_a_solution_that_rebuilds_a_kernel_is_the_package_kernel(name, file):
     _, answer = solution_cells(ROOT / "solutions" / f"{find(name).lesson}.ipynb", name)
-    module = importlib.import_module(f"litellama.kernels.{name}")
+    module = importlib.import_module(f"litellama.kernels.{file}")
     kernel = getattr(module, f"{name}_kernel")
     ours = textwrap.dedent(inspect.getsource(kernel.fn))
     theirs = next(
