@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from litellama.bench import report
+
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
 BEGIN, END = "<!-- measured: written by benchmarks/summary.py -->\n", "<!-- end of measured -->"
-# One shape of each kernel: large enough for memory to be the limit.
-TOKENS = 16384
 
 
 def main() -> int:
@@ -35,7 +35,11 @@ def summary() -> str:
     parts = []
     for path in sorted(HERE.glob("*.json")):
         record = json.loads(path.read_text(encoding="utf-8"))
-        table = kernel_table if path.name.startswith("kernels_") else engine_table
+        if path.name.startswith("kernels_"):
+            table = kernel_table
+            parts.append(f"\n![{report.in_words(record)}](images/{path.stem}.svg)\n")
+        else:
+            table = engine_table
         source = f"[{path.name}]({HERE.name}/{path.name}), {record['date']}, {software(record)}"
         parts.append(f"\n{table(record)}\n`{record['command']}`: {source}.\n\n")
     return "".join(parts)
@@ -47,24 +51,23 @@ def software(record: dict[str, Any]) -> str:
 
 
 def kernel_table(record: dict[str, Any]) -> str:
-    """GB/s of each kernel at its largest shape, ours beside torch's."""
-    rows = [row for row in record["results"] if row["shape"][0][0] == TOKENS]
-    peers = list(dict.fromkeys(row["peer"] for row in rows))
-    copy = record["copy_bytes_per_s"] / 1e9
-    lines = [
-        f"**Kernels on one {record['gpu']}**, GB/s (bytes that the formula must move over median "
-        f"time, cold L2 cache). A copy: {copy:.0f} GB/s.\n",
-        f"| kernel | shape | dtype | {' | '.join(peers)} | litellama, of a copy |",
-        f"|---|---|---|{'---:|' * len(peers)}---:|",
+    """A table for each group of kernels: ours, the peers or the best of many, and the limit."""
+    parts = [
+        f"**Kernels on one {record['gpu']}**: medians, cold L2 cache; × is litellama's rate over "
+        "that of the quickest peer. Of the memory-bound kernels only the cases of 256 MB and more "
+        "are shown; the record has the small ones too.\n"
     ]
-    for name in dict.fromkeys(row["kernel"] for row in rows):
-        mine = {row["peer"]: row for row in rows if row["kernel"] == name}
-        first = mine["litellama"]
-        shape = "×".join(str(size) for size in first["shape"][0])
-        rates = " | ".join(f"{mine[peer]['gb_per_s']:.0f}" for peer in peers)
-        share = f"{first['fraction_of_copy']:.0%}"
-        lines.append(f"| `{name}` | {shape} | {first['dtype']} | {rates} | {share} |")
-    return "\n".join(lines) + "\n"
+    for name, group in report.grouped(report.headline(report.lines(record))).items():
+        headings = report.headings(group)
+        limit = report.limit_in_words(record, group[0].unit)
+        parts += [
+            f"\n| {name}, {group[0].unit} ({limit}) | {' | '.join(headings)} |",
+            f"|---|{'---:|' * len(headings)}",
+        ]
+        for line in group:
+            cells = " | ".join(report.cells(line, headings))
+            parts.append(f"| `{line.kernel}` {line.case} | {cells} |")
+    return "\n".join(parts) + "\n"
 
 
 def engine_table(record: dict[str, Any]) -> str:

@@ -1,13 +1,22 @@
 """The measurements: equal work, honest ratios, and a record that says everything."""
 
+import importlib.util
 import json
 from pathlib import Path
+from types import ModuleType
+from xml.etree import ElementTree
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from litellama.bench import engine, kernels, machine
+from litellama import kernels as ops
+from litellama.bench import attention, elementwise, engine, kernels, machine, matvec, report, timing
+from litellama.bench.case import Case, Peer, normal
 from litellama.errors import RequestError
+from tests.fake_record import kernel_record
+
+ROOT = Path(__file__).parents[1]
 
 
 class FakePeer:
@@ -128,12 +137,12 @@ def test_bandwidth_is_of_the_order_of_memory() -> None:
         assert 1e8 < bandwidth < 1e13
 
 
-@pytest.mark.parametrize("name", kernels.CASES)
+@pytest.mark.parametrize("name", elementwise.KERNELS)
 def test_each_kernel_peer_computes_the_same_thing(name: str) -> None:
     """Comparing speeds means nothing unless the results agree."""
-    case = kernels.CASES[name]
-    inputs = case.make(3, 256)
-    ours, theirs = case.ours(*inputs), case.torch(*inputs)
+    kernel = elementwise.KERNELS[name]
+    inputs = kernel.make(3, 256)
+    ours, theirs = kernel.ours(*inputs), kernel.torch(*inputs)
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
@@ -149,10 +158,201 @@ def test_each_kernel_peer_computes_the_same_thing(name: str) -> None:
     ],
 )
 def test_bytes_by_hand(name: str, width: int, elements: int) -> None:
-    inputs = kernels.CASES[name].make(2, width)
-    assert kernels.CASES[name].bytes_moved(inputs) == 4 * elements
+    case = next(elementwise.KERNELS[name].cases())
+    inputs = elementwise.KERNELS[name].make(2, width)
+    assert case.bytes_moved(inputs) == 4 * elements
     half = tuple(t.half() for t in inputs)
-    assert kernels.CASES[name].bytes_moved(half) == 2 * elements
+    assert case.bytes_moved(half) == 2 * elements
+
+
+CPU = torch.device("cpu")
+
+
+def results(case: Case) -> dict[str, torch.Tensor]:
+    """What each peer makes of the case's inputs on the CPU, where it can run there."""
+    inputs, made = case.inputs(CPU, torch.float32), {}
+    for peer in case.peers:
+        try:
+            made[peer.name] = kernels.flat(peer.call(*peer.prepare(*inputs)))
+        except (RuntimeError, NotImplementedError):  # a backend of SDPA that needs a GPU
+            assert "SDPA" in peer.name or "varlen_attn" in peer.name
+    return made
+
+
+@pytest.mark.skipif(not callable(getattr(ops, "flash_attention", None)), reason="not built yet")
+def test_dense_attention_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "DENSE_TOKENS", 40)
+    monkeypatch.setattr(attention, "DENSE_WIDTH", 64)
+    call = ops.flash_attention
+    causal = attention.dense_case("flash_attention", call, 32, 20, True)
+    full = attention.dense_case("flash_attention", call, 32, 20, False)
+    # Two sequences of two heads: 20 x 20 scores each, 32 multiplications and additions a score,
+    # and as many for the values.  The causal half is counted as the papers count it.
+    assert full.flops == 2 * 2 * 20 * 20 * (2 * 32 + 2 * 32)
+    assert causal.flops == full.flops / 2
+    inputs = causal.inputs(CPU, torch.float32)
+    assert [tuple(t.shape) for t in inputs] == [(2, 2, 20, 32)] * 3
+    assert causal.bytes_moved(inputs) == 4 * 4 * (2 * 2 * 20 * 32)
+    for case, is_causal in ((causal, True), (full, False)):
+        expected = F.scaled_dot_product_attention(*inputs, is_causal=is_causal)
+        torch.testing.assert_close(results(case)["litellama"], expected.flatten())
+
+
+@pytest.mark.skipif(not callable(getattr(ops, "flash_attention", None)), reason="not built yet")
+def test_packed_attention_by_hand() -> None:
+    lengths = [5, 33, 1]
+    case = attention.packed_case(4, 2, 16, lengths)
+    assert case.flops == 4 * 4 * 16 * (5 * 5 + 33 * 33 + 1) // 2
+    q, k, v = case.inputs(CPU, torch.float32)
+    assert (q.shape, k.shape, v.shape) == ((39, 4, 16), (39, 2, 16), (39, 2, 16))
+    assert case.bytes_moved((q, k, v)) == 4 * (2 * 39 * 4 * 16 + 2 * 39 * 2 * 16)
+
+    _, equal, pad, varlen = case.peers
+    assert not equal.same_work
+    assert not pad.same_work
+    expected = torch.cat(
+        [
+            F.scaled_dot_product_attention(
+                *(x[a : a + n].transpose(0, 1)[None] for x in (q, k, v)),
+                is_causal=True,
+                enable_gqa=True,
+            )[0].transpose(0, 1)
+            for a, n in ((0, 5), (5, 33), (38, 1))
+        ]
+    )
+    made = results(case)
+    torch.testing.assert_close(made["litellama"], expected.flatten())
+    # The padded batch holds the same answers among its padding.
+    padded = made[pad.name].view(3, 4, 33, 16).transpose(1, 2)
+    real = torch.cat([padded[s, :n] for s, n in enumerate(lengths)])
+    torch.testing.assert_close(real, expected)
+    # Equal sequences: (25 + 1089 + 1) / 39 = 29 keys a query, which rounds up to one tile of 128.
+    assert equal.prepare(q, k, v)[0].shape == (1, 4, 128, 16)
+    assert equal.flops == 4 * 4 * 16 * 128 * 128 // 2
+    heads = varlen.prepare(q, k, v)
+    assert heads[1].shape == heads[2].shape == (39, 4, 16)
+    assert heads[3].tolist() == [0, 5, 38, 39]
+    assert heads[4] == 33
+
+
+def test_mixed_lengths_are_log_uniform_and_have_both_ends() -> None:
+    lengths = attention.mixed_lengths(2000, 8192)
+    assert (min(lengths), max(lengths)) == (1, 8192)
+    assert lengths == attention.mixed_lengths(2000, 8192)
+    for low, high in ((1, 10), (10, 100), (100, 1000)):  # a decade holds 1 / log10(8192) of all
+        share = sum(low <= n < high for n in lengths) / len(lengths)
+        assert share == pytest.approx(1 / 3.913, abs=0.04)
+
+
+@pytest.mark.parametrize("sizes", [(3, 4, 2, 37, 16), (1, 6, 2, 64, 32), (2, 2, 2, 5, 8)])
+def test_decoding_by_hand(sizes: tuple[int, ...]) -> None:
+    sequences, _, kv_heads, keys, head_dim = sizes
+    case = attention.decode_case(*sizes)
+    q, k, v = case.inputs(CPU, torch.float32)
+    assert case.flops is None
+    assert case.bytes_moved((q, k, v)) == 4 * 2 * sequences * kv_heads * keys * head_dim
+    expected = F.scaled_dot_product_attention(q[:, :, None], k, v, enable_gqa=True).flatten()
+    made = results(case)
+    assert {"litellama", "SDPA flash", "SDPA flash, heads as rows"} <= set(made)
+    for result in made.values():
+        torch.testing.assert_close(result, expected)
+    for peer in case.peers:  # each layout that a backend is given holds the same attention
+        if "SDPA" in peer.name:
+            inputs = peer.prepare(q, k, v)
+            result = F.scaled_dot_product_attention(*inputs, enable_gqa=True)
+            torch.testing.assert_close(result.flatten(), expected)
+
+
+def test_paged_keys_are_where_the_table_says() -> None:
+    lengths = [17, 0, 40]
+    k, v = torch.randn(57, 2, 8), torch.randn(57, 2, 8)
+    k_cache, v_cache, batch = attention.paged(k, v, lengths, [1, 0, 3])
+    assert k_cache.shape == (2 + 3, attention.BLOCK_SIZE, 2, 8)
+    assert batch.query_starts.tolist() == [0, 1, 1, 4]
+    assert batch.seq_lens.tolist() == lengths
+    for s, (start, length) in enumerate(((0, 17), (17, 0), (17, 40))):
+        slots = batch.key_slots[s, :length]
+        assert torch.equal(k_cache.flatten(0, 1)[slots], k[start : start + length])
+        assert torch.equal(v_cache.flatten(0, 1)[slots], v[start : start + length])
+    assert torch.equal(batch.slots, torch.cat([batch.key_slots[0, 16:17], batch.key_slots[2, 37:]]))
+
+
+@pytest.mark.skipif(not callable(getattr(ops, "matvec", None)), reason="not built yet")
+def test_a_linear_layer_by_hand() -> None:
+    case = matvec.matvec_case("small", 40, 24)
+    x, weight = case.inputs(CPU, torch.float32)
+    assert (x.shape, weight.shape) == ((1, 40), (24, 40))
+    assert case.bytes_moved((x, weight)) == 4 * 24 * 40
+    made = results(case)
+    torch.testing.assert_close(made["litellama"], (x @ weight.T).flatten())
+    torch.testing.assert_close(made["cuBLAS"], made["litellama"])
+
+
+def test_the_layers_are_those_of_the_models() -> None:
+    """From the models' sizes: heads, key/value heads, head_dim, hidden, intermediate."""
+    sizes = {"Llama-3.2-1B": (32, 8, 64, 2048, 8192), "Llama-3.2-3B": (24, 8, 128, 3072, 8192)}
+    for model, (heads, kv_heads, head_dim, hidden, inner) in sizes.items():
+        assert matvec.LAYERS[model] == {
+            "qkv": (hidden, (heads + 2 * kv_heads) * head_dim),
+            "o": (heads * head_dim, hidden),
+            "gate_up": (hidden, 2 * inner),
+            "down": (inner, hidden),
+            "lm_head": (hidden, 128256),
+        }
+
+
+def test_a_replay_is_large_or_has_many_calls() -> None:
+    assert timing.calls_per_replay(1 << 31) == 1
+    assert timing.calls_per_replay(1 << 28) == 4
+    assert timing.calls_per_replay((1 << 28) + 1) == 4
+    assert timing.calls_per_replay(1) == timing.calls_per_replay(0) == timing.MOST_CALLS
+
+
+def test_each_call_of_a_replay_has_memory_of_its_own() -> None:
+    x, batch = torch.ones(3), object()
+    sets = kernels.copies((x, batch), 3)
+    assert len({s[0].data_ptr() for s in sets}) == 3
+    assert all(s[1] is batch for s in sets)
+
+
+def test_a_wrong_result_has_no_speed() -> None:
+    right = torch.randn(1000)
+    kernels.check_same(right + 1e-4 * torch.randn(1000), right, 1e-3)
+    for wrong in (right + 0.1, right * float("nan"), right[:-1]):
+        with pytest.raises(RequestError, match=r"differs|elements"):
+            kernels.check_same(wrong, right, 1e-3)
+
+
+def test_kernels_are_chosen_by_name_and_label() -> None:
+    assert {case.kernel for case in kernels.choose(["mul", "matvec"])} == {"mul", "matvec"}
+    chosen = kernels.choose(["flash_attention"], "T4096")
+    assert [case.label for case in chosen] == ["hd64 T4096", "hd128 T4096", "hd128 T4096 full"]
+    assert len(kernels.choose(None)) == len(kernels.all_cases())
+    with pytest.raises(RequestError, match=r"no kernel 'nope'.*choose from mul, softmax"):
+        kernels.choose(["nope"])
+    with pytest.raises(RequestError, match=r"no case has 'T5'.*hd64 T1024"):
+        kernels.choose(["flash_attention"], "T5")
+
+
+def test_every_case_has_a_name_of_its_own() -> None:
+    cases = kernels.all_cases()
+    assert len({(case.kernel, case.label) for case in cases}) == len(cases)
+    for case in cases:
+        assert case.peers[0].name == "litellama"
+        assert len({peer.name for peer in case.peers}) == len(case.peers)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"dtypes": ("int3",)}, "unknown dtype 'int3'"),
+        ({"repeats": 0}, "repeats must be at least 1"),
+        ({"names": ["nope"]}, "no kernel 'nope'"),
+    ],
+)
+def test_impossible_runs_are_refused(arguments: dict, message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        kernels.run(**arguments)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -161,21 +361,189 @@ def test_kernels_are_not_timed_on_a_cpu() -> None:
         kernels.run(["mul"])
 
 
+class FakeTiming:
+    """In place of a GPU: a replay takes one millisecond for each call."""
+
+    @staticmethod
+    def capture(calls: list) -> int:
+        for call in calls:
+            call()
+        return len(calls)
+
+    @staticmethod
+    def time_in_turns(graphs: dict, repeats: int, dirty: bool) -> dict:
+        return {name: [1e-3 * n] * repeats for name, n in graphs.items()}
+
+    @staticmethod
+    def calls_per_replay(bytes_moved: int) -> int:
+        return 4
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> kernels.Bench:
+    monkeypatch.setattr(kernels, "timing", FakeTiming)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Some GPU")
+    return kernels.Bench(CPU, 3, lambda message: None, copy=1e6, matmul=1e9)
+
+
+def small_case(*peers: Peer, flops: int | None = None) -> Case:
+    def make(device: torch.device) -> tuple[torch.Tensor, ...]:
+        return normal(device, (10, 5), (10, 5))
+
+    ours = Peer("litellama", torch.mul)
+    return Case(
+        "group", "mul", "10×5", make, lambda t: 3 * t[0].numel(), (ours, *peers), flops=flops
+    )
+
+
+def test_a_row_says_the_rate_and_the_fraction(bench: kernels.Bench) -> None:
+    rows = bench.measure(small_case(Peer("torch", torch.mul, note="as it comes")), "float32")
+    assert [row["peer"] for row in rows] == ["litellama", "torch"]
+    assert "note" not in rows[0]
+    assert rows[1]["note"] == "as it comes"
+    for row in rows:
+        assert row["bytes"] == 600
+        assert row["median_us"] == 1000  # of one call, not of the replay's four
+        assert row["gb_per_s"] == round(600 / 1e-3 / 1e9, 1)
+        assert row["fraction_of_copy"] == 0.6
+        assert row["repetitions_us"] == [1000] * 3
+        assert (row["case"], row["shape"]) == ("10×5", [[10, 5], [10, 5]])
+    assert not bench.failed
+
+
+def test_where_arithmetic_is_the_limit_a_row_says_flops(bench: kernels.Bench) -> None:
+    padded = Peer("padded", lambda a, b: a, same_work=False)
+    other = Peer("other", lambda a, b: a, same_work=False, flops=250_000)
+    ours, pad, less = bench.measure(small_case(padded, other, flops=500_000), "float32")
+    assert ours["fraction_of_matmul"] == pad["fraction_of_matmul"] == 0.5
+    assert less["fraction_of_matmul"] == 0.25  # a rate of its own work
+    assert "gb_per_s" not in ours
+
+
+def test_what_fails_is_named_and_the_others_go_on(bench: kernels.Bench) -> None:
+    def crash(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("no kernel\nof that shape")
+
+    peers = Peer("broken", crash), Peer("wrong", torch.add), Peer("right", lambda a, b: b * a)
+    rows = bench.measure(small_case(*peers), "float32")
+    assert [row["peer"] for row in rows] == ["litellama", "right"]
+    broken, wrong = bench.failed
+    assert broken == {
+        "kernel": "mul", "case": "10×5", "dtype": "float32", "peer": "broken",
+        "error": "RuntimeError: no kernel",
+    }  # fmt: skip
+    assert "differs from the first result" in wrong["error"]
+
+
+def test_liger_gets_the_layout_it_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With an operation of the same signature in Liger-Kernel's place: it rotates in place."""
+
+    def rotate(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> tuple:
+        assert q.shape == (1, 4, 3, 128)
+        assert k.shape == (1, 1, 3, 128)
+        assert cos.shape == sin.shape == (1, 3, 128)
+        for x in (q, k):
+            first, second = x.chunk(2, dim=-1)
+            x.copy_(x * cos + torch.cat([-second, first], dim=-1) * sin)
+        return q, k
+
+    monkeypatch.setattr(elementwise, "_liger", lambda name: rotate)
+    rope = elementwise.KERNELS["rope"]
+    inputs = rope.make(3, 512)
+    before = [x.clone() for x in inputs]
+    made = rope.liger(*rope.liger_inputs(*inputs))
+    assert all(map(torch.equal, inputs, before)), "the other peers get the inputs as they were"
+    right = kernels.flat(rope.ours(*inputs))
+    kernels.check_same(kernels.flat(made), right, 1e-5)
+
+
 @pytest.mark.gpu
 def test_kernels_are_timed_on_a_gpu() -> None:
-    record = kernels.run(["mul"], tokens=(4096,), repeats=3)
-    assert [row["peer"] for row in record["results"]] == [
-        "litellama",
-        "torch eager",
-        "torch.compile",
-    ]
+    saved = []
+    record = kernels.run(["mul"], only="4096×4096", repeats=3, save=lambda r: saved.append(dict(r)))
+    assert not record["failed"]
+    peers = ["litellama", "torch eager", "torch.compile"]
+    assert [row["peer"] for row in record["results"]] == peers * 2  # 4096 and 16384 rows
     assert all(0.1 < row["fraction_of_copy"] < 1.2 for row in record["results"])
-    with pytest.raises(RequestError, match="no kernel 'nope'"):
-        kernels.run(["nope"])
+    assert len(saved) == 2
+    assert 1e13 < record["matmul_flop_per_s"] < 1e16
+
+
+def load(path: str) -> ModuleType:
+    """A script of the repository, as a module."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def without(record: dict, kernel: str, peer: str) -> dict:
+    rows = [row for row in record["results"] if (row["kernel"], row["peer"]) != (kernel, peer)]
+    return record | {"results": rows}
+
+
+def test_a_line_is_ours_the_limit_and_the_best_peer() -> None:
+    line, *_ = [line for line in report.lines(kernel_record()) if line.kernel == "matvec"]
+    assert line.unit == "GB/s"
+    assert line.rates == {"litellama": 2400, "cuBLAS": 2100, "torch.compile": pytest.approx(1800)}
+    assert line.fraction == 0.8
+    assert line.best_peer == ("cuBLAS", 2100)
+    assert line.times_faster == pytest.approx(2400 / 2100)
+    columns = report.headings([line])
+    assert columns == ["litellama", "cuBLAS", "torch.compile", "of limit", "×"]
+    assert report.cells(line, columns) == ["2400", "2100", "1800", "80%", "1.14"]
+
+
+def test_a_line_without_us_or_without_peers_has_gaps() -> None:
+    lines = report.lines(without(kernel_record(), "matvec", "litellama"))
+    line = next(line for line in lines if line.kernel == "matvec")
+    assert line.fraction is line.times_faster is None
+    columns = report.headings([line])
+    assert report.cells(line, columns) == ["", "2100", "1800", "", ""]
+    alone = report.Line("g", "k", "c", "float16", "GB/s", 1, {"litellama": 5.0}, 0.5)
+    assert alone.best_peer is alone.times_faster is None
+    assert report.cells(alone, report.headings([alone])) == ["5", "50%", ""]
+
+
+def test_the_summary_leaves_small_memory_bound_cases_out() -> None:
+    record = kernel_record()
+    for row in record["results"]:
+        if row["case"] == "16×4096":
+            row["bytes"] = 393216
+    shown = report.headline(report.lines(record))
+    assert "16×4096" not in {line.case for line in shown}
+    assert {line.kernel for line in shown} == {line.kernel for line in report.lines(record)}
+
+
+def test_the_readme_table_has_every_kernel() -> None:
+    record = kernel_record()
+    table = load("benchmarks/summary.py").kernel_table(record)
+    for line in report.lines(record):
+        assert f"| `{line.kernel}` {line.case} |" in table
+    assert "a copy: 3000 GB/s" in table
+    assert "a matrix product of 8192³: 700 TFLOP/s" in table
+    widths = {row.count("|") for row in table.split("\n\n")[2].splitlines()}
+    assert len(widths) == 1, "rows of one table have as many columns"
+
+
+def test_the_chart_shows_every_kernel_and_says_it_in_words() -> None:
+    record = without(kernel_record(), "matvec", "litellama")
+    plot = load("images/plot_benchmarks.py")
+    root = ElementTree.fromstring(plot.chart(record))
+    words = [text.text for text in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert "hd64 T4096" in " ".join(words)
+    assert "560 TFLOP/s, 80%" in words
+    said = root.get("aria-label")
+    assert "flash_attention hd64 T4096 560 TFLOP/s, 80%, SDPA flash 490" in said
+    assert "lm_head 128256×2048 not measured, cuBLAS 2100" in said
+    bars = [r for r in root.iter("{http://www.w3.org/2000/svg}rect") if r.get("class") == "lit"]
+    measured = [line for line in report.lines(record) if line.fraction]
+    assert len(bars) == 1 + len(measured)  # one in the legend
+    assert float(bars[1].get("width")) == pytest.approx(0.8 * plot.SCALE)
 
 
 def test_recorded_files_say_where_they_come_from() -> None:
-    folder = Path(__file__).parents[1] / "benchmarks"
+    folder = ROOT / "benchmarks"
     records = sorted(folder.glob("*.json"))
     assert records, f"no records in {folder}"
     for path in records:

@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 from litellama import LLM, SamplingParams, checkpoints, kernels
 from litellama.cli import app, canary, doctor
 from litellama.errors import CheckpointError
+from tests.fake_record import kernel_record
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = ["chat", "generate", "bench", "pull", "convert", "doctor"]
@@ -218,18 +219,43 @@ def test_bench_kernels_refuses_a_cpu() -> None:
     assert "timed on a GPU" in result.stderr
 
 
-def test_bench_kernels_prints_and_writes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """With the recorded figures in place of a GPU."""
+def bench_kernels_with(record: dict, monkeypatch: pytest.MonkeyPatch, *options: object) -> Result:
+    """With a made record in place of a GPU."""
     from litellama.bench import kernels as bench_kernels
 
-    record = json.loads((ROOT / "benchmarks" / "kernels_h100.json").read_text())
-    monkeypatch.setattr(bench_kernels, "run", lambda *args, **settings: record)
-    result = run("bench", "kernels", "-o", tmp_path / "again.json")
+    def fake_run(*args: object, save: Callable, **settings: object) -> dict:
+        save(record)
+        return record
+
+    monkeypatch.setattr(bench_kernels, "run", fake_run)
+    return run("bench", "kernels", *options)
+
+
+def test_bench_kernels_prints_and_writes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    record = kernel_record()
+    result = bench_kernels_with(record, monkeypatch, "-o", tmp_path / "again.json")
     assert result.exit_code == 0, result.output
-    for name in bench_kernels.CASES:
-        assert name in result.stdout
+    for row in record["results"]:
+        assert row["case"] in result.stdout
     assert "…" not in result.stdout, "a column is cut at 80 characters"
+    assert "rms_norm 16384×4096" in result.stdout
+    assert "SDPA flash 2100" in result.stdout, "of many peers the best is named"
+    assert "1.14" in result.stdout  # 80% over 70%
     assert json.loads((tmp_path / "again.json").read_text()) == record
+
+
+def test_bench_kernels_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    failure = {"kernel": "matvec", "case": "big", "dtype": "float32", "error": "E: no memory"}
+    record = kernel_record(failed=[failure | {"peer": "cuBLAS"}], absent=["Liger-Kernel"])
+    result = bench_kernels_with(record, monkeypatch)
+    assert result.exit_code == 0, "a peer's failure is told, and is not ours"
+    assert "matvec big float32 cuBLAS: E: no memory" in result.stderr
+    assert "pip install liger-kernel" in result.stderr
+
+    record["failed"].append(failure | {"peer": "litellama"})
+    result = bench_kernels_with(record, monkeypatch)
+    assert result.exit_code == 1
+    assert "1 of litellama's own cases could not be measured" in result.stderr
 
 
 # doctor

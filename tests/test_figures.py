@@ -17,8 +17,8 @@ SVG = "{http://www.w3.org/2000/svg}"
 LESSONS = range(19)
 
 
-def load_script():
-    spec = importlib.util.spec_from_file_location("make_figures", IMAGES / "make_figures.py")
+def load_script(name="make_figures"):
+    spec = importlib.util.spec_from_file_location(name, IMAGES / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -28,6 +28,7 @@ def load_script():
 def drawn(tmp_path_factory):
     folder = tmp_path_factory.mktemp("images")
     load_script().main(folder)
+    load_script("plot_benchmarks").main(folder)
     return folder
 
 

@@ -1,196 +1,209 @@
-"""Each memory-bound kernel against torch, eager and compiled, on a GPU.
+"""Every kernel against its peers, on a GPU, in one run.
 
-A repetition is one replay of a CUDA graph between two events, with the L2 cache flushed before it:
-small tensors left in the L2 would show more than the memory's bandwidth, and a graph keeps the
-host's launch time out.  Bytes are those that the formula must move (see each kernel's file), so
-an implementation that moves more shows a lower bandwidth.
+Where memory is the limit a row says GB/s, of the bytes that the formula must move, and the fraction
+of this GPU's copy bandwidth; where arithmetic is, TFLOP/s and the fraction of this GPU's bfloat16
+matrix product of 8192 x 8192.  Both limits are measured in the same run.  Before a peer is timed
+its result is compared with litellama's: a wrong answer has no speed.
 """
 
-import functools
+import gc
+import importlib.util
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
-from litellama import kernels
-from litellama.bench import machine
+from litellama.bench import attention, elementwise, machine, matvec, timing
+from litellama.bench.case import Case, Peer
 from litellama.errors import RequestError
 
-Inputs = tuple[torch.Tensor, ...]
-EPS = 1e-6
-HIDDEN, INTERMEDIATE = 4096, 14336  # Llama-3 8B
-QUERY_HEADS, KV_HEADS, HEAD_DIM = 32, 8, 128
-TOKENS = (16, 256, 4096, 16384)
+DTYPES = ("bfloat16", "float16", "float32")
+# Largest difference of two right results, relative to the norm: they round in different places.
+TOLERANCE = {"bfloat16": 2e-2, "float16": 4e-3, "float32": 2e-3}
+OPTIONAL = {elementwise.LIGER: "liger_kernel"}
 
 
-@dataclass(frozen=True)
-class Case:
-    """One kernel: how to make its inputs, what to call, and the bytes it has to move.
+def all_cases() -> list[Case]:
+    """Every case, in the order of the tables."""
+    return [*elementwise.cases(), *matvec.cases(), *attention.cases()]
 
-    make(tokens, width): inputs in float32 on the CPU; elements(inputs): elements read and written.
-    torch: the best that plain torch offers for the same result, also what torch.compile is given.
+
+def choose(names: list[str] | None, only: str = "") -> list[Case]:
+    """The cases of the kernels ``names`` (None: all) whose label contains ``only``."""
+    cases = all_cases()
+    known = list(dict.fromkeys(case.kernel for case in cases))
+    for name in names or []:
+        if name not in known:
+            raise RequestError(f"no kernel {name!r} to time: choose from {', '.join(known)}")
+    mine = [case for case in cases if case.kernel in (names or known)]
+    chosen = [case for case in mine if only in case.label]
+    if not chosen:
+        labels = "; ".join(case.label for case in mine)
+        raise RequestError(f"no case has {only!r} in its name: choose from {labels}")
+    return chosen
+
+
+@dataclass
+class Bench:
+    """What the cases share: where they run, how often, and what their rates are compared with.
+
+    failed: the peers that could not be measured, and why.
     """
 
-    name: str
-    width: int
-    make: Callable[[int, int], Inputs]
-    ours: Callable[..., Any]
-    torch: Callable[..., Any]
-    elements: Callable[[Inputs], int]
+    device: torch.device
+    repeats: int
+    progress: Callable[[str], None]
+    copy: float
+    matmul: float
+    failed: list[dict[str, str]] = field(default_factory=list)
 
-    def bytes_moved(self, inputs: Inputs) -> int:
-        return self.elements(inputs) * inputs[0].element_size()
+    def measure(self, case: Case, dtype: str) -> list[dict[str, Any]]:
+        """One row for each peer that could be measured."""
+        torch._dynamo.reset()  # each shape is compiled for itself, not for a range of shapes
+        inputs = case.inputs(self.device, getattr(torch, dtype))
+        moved = case.bytes_moved(inputs)
+        calls = 1 if case.flops else timing.calls_per_replay(moved)
+        graphs = self._graphs(case, dtype, inputs, calls)
+        self.progress(f"{case.kernel} {case.label} {dtype}: timing")
+        times = timing.time_in_turns(graphs, self.repeats, dirty=case.writes)
+        common = {
+            "group": case.group,
+            "kernel": case.kernel,
+            "case": case.label,
+            "shape": [list(tensor.shape) for tensor in inputs],
+            "dtype": dtype,
+            "gpu": torch.cuda.get_device_name(self.device),
+        }
+        return [
+            common
+            | {"peer": peer.name}
+            | ({"note": peer.note} if peer.note else {})
+            | self._figures([t / calls for t in times[peer.name]], moved, peer.flops or case.flops)
+            for peer in case.peers
+            if peer.name in times
+        ]
+
+    def _graphs(
+        self, case: Case, dtype: str, inputs: tuple[torch.Tensor, ...], calls: int
+    ) -> dict[str, torch.cuda.CUDAGraph]:
+        """Each peer's graph of ``calls`` calls; a peer that fails is noted and left out."""
+        graphs = {}
+        right: torch.Tensor | None = None
+        sets: dict[Callable[..., Any], list[tuple[Any, ...]]] = {}  # one for each layout
+        for peer in case.peers:
+            self.progress(f"{case.kernel} {case.label} {dtype}: {peer.name}")
+            try:
+                if peer.prepare not in sets:
+                    sets[peer.prepare] = copies(peer.prepare(*inputs), calls)
+                function = peer.call
+                if peer.compile is not None:
+                    function = torch.compile(function, dynamic=False, options=peer.compile)
+                if peer.same_work:
+                    result = flat(function(*sets[peer.prepare][0]))
+                    right = result if right is None else right
+                    check_same(result, right, TOLERANCE[dtype])
+                graphs[peer.name] = timing.capture(
+                    [partial(function, *mine) for mine in sets[peer.prepare]]
+                )
+            except Exception as error:  # whatever a peer raises is the finding; the others go on
+                self._note(case, dtype, peer, error)
+        return graphs
+
+    def _note(self, case: Case, dtype: str, peer: Peer, error: Exception) -> None:
+        reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+        where = {"kernel": case.kernel, "case": case.label, "dtype": dtype, "peer": peer.name}
+        self.failed.append(where | {"error": reason})
+
+    def _figures(self, seconds: list[float], moved: int, flops: int | None) -> dict[str, Any]:
+        """Median time and rate, and every repetition."""
+        median = statistics.median(seconds)
+        if flops:
+            rate = {
+                "flops": flops,
+                "tflop_per_s": round(flops / median / 1e12, 2),
+                "fraction_of_matmul": round(flops / median / self.matmul, 4),
+            }
+        else:
+            rate = {
+                "bytes": moved,
+                "gb_per_s": round(moved / median / 1e9, 1),
+                "fraction_of_copy": round(moved / median / self.copy, 4),
+            }
+        times = [round(1e6 * t, 3) for t in seconds]
+        return {"median_us": round(1e6 * median, 3), **rate, "repetitions_us": times}
 
 
-def _matrices(count: int, weight: bool = False) -> Callable[[int, int], Inputs]:
-    def make(tokens: int, width: int) -> Inputs:
-        generator = torch.Generator().manual_seed(0)
-        inputs = [torch.randn(tokens, width, generator=generator) for _ in range(count)]
-        return (*inputs, torch.rand(width, generator=generator) + 0.5) if weight else tuple(inputs)
-
-    return make
-
-
-def _rope_inputs(tokens: int, width: int) -> Inputs:
-    generator = torch.Generator().manual_seed(0)
-    query_heads, kv_heads = width // HEAD_DIM, max(width // HEAD_DIM // 4, 1)
-    q = torch.randn(tokens, query_heads, HEAD_DIM, generator=generator)
-    k = torch.randn(tokens, kv_heads, HEAD_DIM, generator=generator)
-    frequency = 500000.0 ** (-torch.arange(HEAD_DIM // 2) / (HEAD_DIM // 2))
-    angle = torch.arange(tokens)[:, None] * frequency
-    return q, k, angle.cos(), angle.sin()
+def copies(prepared: tuple[Any, ...], count: int) -> list[tuple[Any, ...]]:
+    """The inputs ``count`` times, each time in memory of their own."""
+    return [prepared] + [
+        tuple(x.clone() if isinstance(x, torch.Tensor) else x for x in prepared)
+        for _ in range(count - 1)
+    ]
 
 
-def _torch_skip_rms_norm(x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor) -> Inputs:
-    total = x + residual
-    return F.rms_norm(total, weight.shape, weight, EPS), total
+def flat(result: Any) -> torch.Tensor:
+    """All elements of one result or several, as a copy in one row."""
+    results = result if isinstance(result, tuple) else (result,)
+    return torch.cat([x.flatten() for x in results])
 
 
-def _torch_rope(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> Inputs:
-    cos, sin = (torch.cat([table, table], dim=-1)[:, None] for table in (cos, sin))
-
-    def rotate(x: torch.Tensor) -> torch.Tensor:
-        first, second = x.chunk(2, dim=-1)
-        return x * cos + torch.cat([-second, first], dim=-1) * sin
-
-    return rotate(q), rotate(k)
-
-
-def _torch_swiglu(gate_up: torch.Tensor) -> torch.Tensor:
-    gate, up = gate_up.chunk(2, dim=-1)
-    return F.silu(gate) * up
-
-
-CASES = {
-    case.name: case
-    for case in (
-        Case("mul", HIDDEN, _matrices(2), kernels.mul, torch.mul, lambda t: 3 * t[0].numel()),
-        Case(
-            "softmax", HIDDEN, _matrices(1), kernels.softmax,
-            lambda x: torch.softmax(x, dim=-1), lambda t: 2 * t[0].numel(),
-        ),
-        Case(
-            "rms_norm", HIDDEN, _matrices(1, weight=True),
-            lambda x, weight: kernels.rms_norm(x, weight, EPS),
-            lambda x, weight: F.rms_norm(x, weight.shape, weight, EPS),
-            lambda t: 2 * t[0].numel() + t[1].numel(),
-        ),
-        Case(
-            "skip_rms_norm", HIDDEN, _matrices(2, weight=True),
-            lambda x, residual, weight: kernels.skip_rms_norm(x, residual, weight, EPS),
-            _torch_skip_rms_norm, lambda t: 4 * t[0].numel() + t[2].numel(),
-        ),
-        Case(
-            "rope", HIDDEN, _rope_inputs, kernels.rope, _torch_rope,
-            lambda t: 2 * (t[0].numel() + t[1].numel()) + t[2].numel() + t[3].numel(),
-        ),
-        Case(
-            "swiglu", 2 * INTERMEDIATE, _matrices(1), kernels.swiglu, _torch_swiglu,
-            lambda t: t[0].numel() * 3 // 2,
-        ),
-    )
-}  # fmt: skip
+def check_same(result: torch.Tensor, right: torch.Tensor, tolerance: float) -> None:
+    """Refuse a result that differs from the right one by more than rounding."""
+    if result.shape != right.shape:
+        raise RequestError(f"made {result.numel()} elements where the first made {right.numel()}")
+    error = float((result - right).float().norm() / right.float().norm())
+    if not error <= tolerance:  # also when it is NaN
+        raise RequestError(
+            f"differs from the first result by {error:.2g}: rounding is {tolerance:g}"
+        )
 
 
 def run(
     names: list[str] | None = None,
+    only: str = "",
     dtypes: tuple[str, ...] = ("bfloat16",),
-    tokens: tuple[int, ...] = TOKENS,
     repeats: int = 30,
     progress: Callable[[str], None] = lambda message: None,
+    save: Callable[[dict[str, Any]], None] = lambda record: None,
 ) -> dict[str, Any]:
-    """Time ``names`` (default: all) on the GPU; the record, ready for JSON."""
+    """Time the kernels ``names`` (None: all) on the GPU; the record, ready for JSON.
+
+    only: a part of the label of the cases to time.  save: gets the record so far after each case.
+    The record's "failed" lists what could not be measured and why, "absent" the peers that are not
+    installed.
+    """
+    cases = choose(names, only)
+    for dtype in dtypes:
+        if dtype not in DTYPES:
+            raise RequestError(f"unknown dtype {dtype!r}: choose from {', '.join(DTYPES)}")
+    if repeats < 1:
+        raise RequestError(f"repeats must be at least 1, got {repeats}")
     if not torch.cuda.is_available():
         raise RequestError(
             "kernels are timed on a GPU, and torch sees none here. On a CPU, Triton's interpreter "
             "shows what a kernel does, never how fast it is; recorded figures are in benchmarks/"
         )
     device = torch.device("cuda", torch.cuda.current_device())
-    bandwidth = machine.copy_bandwidth(device)
-    rows = []
-    for name in names or list(CASES):
-        if name not in CASES:
-            raise RequestError(f"no kernel {name!r} to time: choose from {', '.join(CASES)}")
-        for dtype in dtypes:
-            for count in tokens:
-                progress(f"{name} {dtype} {count} tokens")
-                rows += _time_case(CASES[name], count, dtype, device, repeats, bandwidth)
-    return {**machine.describe(device), "copy_bytes_per_s": bandwidth, "results": rows}
-
-
-def _time_case(
-    case: Case, tokens: int, dtype: str, device: torch.device, repeats: int, bandwidth: float
-) -> list[dict[str, Any]]:
-    inputs = tuple(t.to(device, getattr(torch, dtype)) for t in case.make(tokens, case.width))
-    torch._dynamo.reset()  # each shape is compiled for itself, not for a range of shapes
-    peers = {
-        "litellama": case.ours,
-        "torch eager": case.torch,
-        "torch.compile": torch.compile(case.torch),
+    progress("measuring the limits: a copy, a matrix product")
+    copy, matmul = machine.copy_bandwidth(device), machine.matmul_rate(device)
+    bench = Bench(device, repeats, progress, copy, matmul)
+    record = {
+        **machine.describe(device),
+        "copy_bytes_per_s": copy,
+        "matmul_flop_per_s": matmul,
+        "absent": [
+            name for name, module in OPTIONAL.items() if not importlib.util.find_spec(module)
+        ],
+        "failed": bench.failed,
+        "results": [],
     }
-    rows = []
-    for peer, function in peers.items():
-        times = time_on_gpu(functools.partial(function, *inputs), repeats)
-        seconds = statistics.median(times)
-        rate = case.bytes_moved(inputs) / seconds
-        rows.append(
-            {
-                "kernel": case.name,
-                "shape": [list(t.shape) for t in inputs],
-                "dtype": dtype,
-                "gpu": torch.cuda.get_device_name(device),
-                "peer": peer,
-                "median_us": round(1e6 * seconds, 3),
-                "gb_per_s": round(rate / 1e9, 1),
-                "fraction_of_copy": round(rate / bandwidth, 4),
-                "repetitions_us": [round(1e6 * t, 3) for t in times],
-            }
-        )
-    return rows
-
-
-def time_on_gpu(function: Callable[[], Any], repeats: int) -> list[float]:
-    """Seconds of ``repeats`` runs of ``function`` on the GPU, each with a cold L2 cache."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):  # compile and warm up outside the capture
-            function()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        function()
-    flush = torch.empty(1 << 28, dtype=torch.uint8, device="cuda")
-    times = []
-    for _ in range(repeats):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        flush.zero_()
-        start.record()
-        graph.replay()
-        end.record()
-        torch.cuda.synchronize()
-        times.append(start.elapsed_time(end) / 1e3)
-    return times
+    for dtype in dtypes:
+        for case in cases:
+            record["results"] += bench.measure(case, dtype)
+            save(record)
+            gc.collect()  # the graphs' memory, before the next case asks for its own
+            torch.cuda.empty_cache()
+    return record

@@ -1,4 +1,4 @@
-"""What a figure was measured on, and the ceiling it is compared with: memory bandwidth."""
+"""What a figure was measured on, and the ceilings: memory bandwidth, and matrix products."""
 
 import functools
 import os
@@ -14,7 +14,7 @@ import torch
 
 import litellama
 
-PACKAGES = ("torch", "triton", "transformers", "numpy")
+PACKAGES = ("torch", "triton", "transformers", "numpy", "liger-kernel")
 
 
 def describe(device: torch.device) -> dict[str, Any]:
@@ -31,6 +31,7 @@ def describe(device: torch.device) -> dict[str, Any]:
     }
     if device.type == "cuda":
         record["gpu"] = torch.cuda.get_device_name(device)
+        record["versions"]["cudnn"] = torch.backends.cudnn.version()
     return record
 
 
@@ -75,23 +76,35 @@ def read_bandwidth(device: torch.device) -> float:
     return src.nbytes / _fastest(src.sum, device)
 
 
+@functools.cache
+def matmul_rate(device: torch.device, size: int = 8192) -> float:
+    """FLOP per second of a bfloat16 product of two square matrices, as torch multiplies them."""
+    a, b = (torch.randn(size, size, device=device).bfloat16() for _ in range(2))
+    return 2 * size**3 / _fastest(lambda: a @ b, device)
+
+
 def _elements(device: torch.device) -> int:
     return (GPU_BUFFER if device.type == "cuda" else CPU_BUFFER) // 4
 
 
 def _fastest(function: Callable[[], Any], device: torch.device, repeats: int = 10) -> float:
     """Seconds of the fastest repetition: a ceiling is what the machine can do undisturbed."""
-    seconds = []
-    for _ in range(repeats):
-        synchronize(device)
-        start = time.perf_counter()
-        function()
-        synchronize(device)
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
+    clock = _gpu_seconds if device.type == "cuda" else _cpu_seconds
+    return min(clock(function) for _ in range(repeats))
 
 
-def synchronize(device: torch.device) -> None:
-    """Wait for the GPU to finish; nothing to wait for on a CPU."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def _cpu_seconds(function: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def _gpu_seconds(function: Callable[[], Any]) -> float:
+    """Between two events, behind a first call that keeps the GPU busy while the host queues."""
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    function()
+    start.record()
+    function()
+    end.record()
+    torch.cuda.synchronize()
+    return start.elapsed_time(end) / 1e3

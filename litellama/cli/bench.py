@@ -9,8 +9,9 @@ import typer
 from rich import box
 from rich.table import Table
 
+from litellama.bench import report
 from litellama.cli import options
-from litellama.cli.console import fail, notice, stderr, stdout
+from litellama.cli.console import complain, fail, notice, stderr, stdout
 
 if TYPE_CHECKING:
     from litellama.bench.engine import Work
@@ -20,8 +21,6 @@ app = typer.Typer(invoke_without_command=True)
 Output = Annotated[
     Path | None, typer.Option("--output", "-o", help="Write the record, repetitions included.")
 ]
-
-SHORT = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 
 
 @app.callback()
@@ -47,32 +46,44 @@ def bench(
         record = engine.run(model, work, device, dtype, progress=_progress(status))
     _print_engine(record, work)
     _write(record, output)
+    if output is not None:
+        notice(f"wrote {output}")
     if record["dtype"] == "float32" and record["tokens"]["different"]:
         fail("the two engines made different tokens in float32: see the counts above")
 
 
 @app.command()
 def kernels(
-    names: Annotated[list[str] | None, typer.Argument(help="Which ones; default: all.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Which ones, as flash_decoding; default: all.")
+    ] = None,
+    only: Annotated[str, typer.Option(help="Only cases with this in their name, as T4096.")] = "",
     dtype: Annotated[list[str] | None, typer.Option(help="Repeat for several.")] = None,
-    tokens: Annotated[list[int] | None, typer.Option(help="Rows; repeat for several.")] = None,
     repeats: Annotated[int, typer.Option(help="Timed repetitions.")] = 30,
     output: Output = None,
 ) -> None:
-    """Time each kernel on the GPU against torch, eager and compiled."""
+    """Time each kernel on the GPU against its peers, in turns.
+
+    The peers are torch, eager and compiled, cuBLAS, Liger-Kernel (pip install liger-kernel) and
+    the backends of scaled_dot_product_attention. The record is written after each kernel, so that
+    a run that is stopped leaves what it has measured.
+    """
     from litellama.bench import kernels as bench_kernels
 
     _check_writable(output)
     with stderr().status("starting") as status:
         record = bench_kernels.run(
             names,
+            only,
             tuple(dtype or ("bfloat16",)),
-            tuple(tokens or bench_kernels.TOKENS),
             repeats,
             progress=_progress(status),
+            save=lambda so_far: _write(so_far, output),
         )
     _print_kernels(record)
-    _write(record, output)
+    if output is not None:
+        notice(f"wrote {output}")
+    _report_what_is_missing(record)
 
 
 def _progress(status: Any) -> Any:
@@ -91,7 +102,6 @@ def _write(record: dict[str, Any], output: Path | None) -> None:
         text = json.dumps(record, indent=1, ensure_ascii=False)
         text = re.sub(r"\[\s+([^][{}]*?)\s+\]", _on_one_line, text)
         output.write_text(text + "\n", encoding="utf-8")
-        notice(f"wrote {output}")
 
 
 def _on_one_line(innermost_list: re.Match[str]) -> str:
@@ -129,26 +139,38 @@ def _print_engine(record: dict[str, Any], work: "Work") -> None:
 
 
 def _print_kernels(record: dict[str, Any]) -> None:
-    """One line for each kernel and shape, with the peers side by side."""
-    peers = list(dict.fromkeys(row["peer"] for row in record["results"]))
-    table = Table(
-        box=None,
-        padding=(0, 1, 0, 0),  # to fit 80 columns
-        title=f"GB/s on {record['gpu']}",
-        caption=f"medians, cold L2 cache; a copy: {record['copy_bytes_per_s'] / 1e9:.0f} GB/s",
-    )
-    for heading in ("kernel", "shape", "dtype"):
-        table.add_column(heading, no_wrap=True)
-    for heading in (*peers, "of copy"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    lines: dict[tuple[str, str, str], dict[str, str]] = {}
-    for row in record["results"]:
-        shape = "×".join(str(size) for size in row["shape"][0])
-        key = (row["kernel"], shape, SHORT.get(row["dtype"], row["dtype"]))
-        line = lines.setdefault(key, {})
-        line[row["peer"]] = f"{row['gb_per_s']:.0f}"
-        if row["peer"] == "litellama":
-            line["of copy"] = f"{row['fraction_of_copy']:.0%}"
-    for key, line in lines.items():
-        table.add_row(*key, *(line[heading] for heading in (*peers, "of copy")))
-    stdout().print(table)
+    """A table for each group of kernels: the peers side by side, or the best one of many."""
+    for name, group in report.grouped(report.lines(record)).items():
+        headings = report.headings(group)
+        table = Table(
+            box=None,
+            padding=(0, 1, 0, 0),  # to fit 80 columns
+            title=f"{name}, {group[0].unit} on {record['gpu']}",
+            caption=f"medians, cold L2 cache; {report.limit_in_words(record, group[0].unit)}",
+        )
+        table.add_column("", no_wrap=True)
+        for heading in headings:
+            table.add_column(_broken(heading), justify="right", no_wrap=True)
+        for line in group:
+            table.add_row(report.label(line, group), *report.cells(line, headings))
+        stdout().print(table)
+    stdout().print("×: litellama's rate over that of the quickest peer")
+
+
+def _broken(heading: str) -> str:
+    """A heading in short lines."""
+    return heading.replace(", ", "\n").replace(" ", "\n").replace(".", ".\n").replace("-", "-\n")
+
+
+def _report_what_is_missing(record: dict[str, Any]) -> None:
+    """Say which peers are not installed and which failed; exit 1 if litellama itself did."""
+    for name in record["absent"]:
+        notice(f"not compared with {name}: it is not installed (pip install {name.lower()})")
+    ours = 0
+    for failure in record["failed"]:
+        mine = failure["peer"] == report.OURS
+        ours += mine
+        words = " ".join(failure[key] for key in ("kernel", "case", "dtype", "peer"))
+        (complain if mine else notice)(f"could not be measured: {words}: {failure['error']}")
+    if ours:
+        fail(f"{ours} of litellama's own cases could not be measured: see above")

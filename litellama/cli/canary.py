@@ -11,7 +11,7 @@ from importlib import import_module
 import torch
 
 from litellama import kernels
-from litellama.bench.kernels import CASES
+from litellama.bench.elementwise import KERNELS as CASES
 
 TOKENS, WIDTH = 3, 256  # three rows; two of rope's heads
 # Largest error allowed, relative to 1 + |expected|: a few roundings of the result's dtype.
@@ -28,7 +28,7 @@ class Verdict:
 
 
 def run(device: torch.device, backend: str = "triton") -> Iterator[Verdict]:
-    """Try every kernel of ``litellama bench kernels`` in float32, float16 and bfloat16."""
+    """Try every elementwise kernel and norm in float32, float16 and bfloat16."""
     for name in CASES:
         for dtype in TOLERANCES:
             kind = str(dtype).removeprefix("torch.")

@@ -202,8 +202,8 @@ def measure(kernel: str, peers: dict[str, Callable[[], Any]], moved: int, like: 
     """
     import torch
 
-    from litellama.bench.kernels import time_on_gpu
     from litellama.bench.machine import copy_bandwidth
+    from litellama.bench.timing import time_on_gpu
 
     rows: list[Cost] = []
     for name, call in peers.items():
