@@ -1,4 +1,7 @@
-"""Errors a user can cause, each a ``ValueError`` that says what was wrong and what to do."""
+"""Errors a user can cause, each a ``ValueError`` that says what was wrong and what to do.
+
+One is nobody's fault: ``EngineError``.
+"""
 
 
 class ConfigError(ValueError):
@@ -15,3 +18,10 @@ class RequestError(ValueError):
 
 class ExerciseError(ValueError):
     """An exercise that does not exist, or one that was handed something other than a function."""
+
+
+class EngineError(RuntimeError):
+    """A step that failed while it computed a request; the cause is the error that it failed with.
+
+    The engine is usable after it.
+    """

@@ -1,7 +1,7 @@
 """LLM, the front door: a checkpoint in, text out."""
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +9,9 @@ import torch
 
 from litellama.checkpoints import load_weights, resolve
 from litellama.config import ModelConfig
-from litellama.engine import Engine
+from litellama.engine import BlockManager, Engine, Runner, Scheduler
 from litellama.engine.request import FinishReason, Request
-from litellama.errors import CheckpointError, RequestError
+from litellama.errors import CheckpointError, EngineError, RequestError
 from litellama.models import empty_model, presets, read_config
 from litellama.models.decoder import Decoder
 from litellama.sampling import SamplingParams
@@ -20,8 +20,9 @@ Prompt = str | Sequence[int]
 Message = dict[str, str]
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-# Tokens computed in one step, prompts and decodes together: enough to keep the arithmetic busy.
-MAX_STEP_TOKENS = 2048
+# Tokens computed in one step, prompts and decodes together: enough to keep the arithmetic busy, and
+# few enough that a long prompt does not hold up running streams for long.
+MAX_STEP_TOKENS = {"cuda": 2048, "cpu": 512}
 # On a CPU the cache pool takes at most this much, unless kv_cache_tokens says otherwise.
 CPU_CACHE_BYTES = 2 << 30
 # On a GPU, the share of the memory left after the weights that the pool takes.
@@ -34,13 +35,15 @@ class RequestOutput:
 
     text: ends before the end-of-text token or the stop string.  token_ids: every generated token,
     the end-of-text token included.  finish_reason: "stop" (end of text or a stop string), "length"
-    (max_tokens or the context), or "aborted".
+    (max_tokens or the context), or "aborted".  num_cached_tokens: tokens of the prompt whose keys
+    and values were found in the cache; two outputs are equal whatever was found.
     """
 
     text: str
     token_ids: list[int]
     prompt_token_ids: list[int]
     finish_reason: FinishReason
+    num_cached_tokens: int = field(default=0, compare=False)
 
 
 class LLM:
@@ -51,11 +54,16 @@ class LLM:
     device: "auto" is the GPU where there is one; or "cpu", "cuda", "cuda:1".
     dtype: "auto" is bfloat16 on a GPU and float32 on a CPU; or "float32", "float16", "bfloat16".
     max_num_seqs: the most requests that advance in one step.
+    max_step_tokens: the most tokens in one step; longer prompts are computed in chunks, and fewer
+    tokens mean a smoother stream beside them.  Default 2048 on a GPU, 512 on a CPU.
     block_size: tokens in one block of the KV cache, a power of two.
     max_seq_len: the longest prompt and answer together; default the model's context.
     kv_cache_tokens: the size of the cache pool; default from the free memory.
+    prefix_caching: whether a prompt starts from cached blocks that hold its first tokens.
+    trace_steps: how many steps ``engine.scheduler.trace`` keeps, for drawing.
 
     Raises ConfigError, CheckpointError or RequestError, all ValueErrors, before any work is done.
+    A step that fails raises EngineError where its answers are awaited; other requests go on.
     """
 
     def __init__(
@@ -65,27 +73,37 @@ class LLM:
         device: str = "auto",
         dtype: str = "auto",
         max_num_seqs: int = 16,
+        max_step_tokens: int | None = None,
         block_size: int = 16,
         max_seq_len: int | None = None,
         kv_cache_tokens: int | None = None,
+        prefix_caching: bool = True,
+        trace_steps: int = 0,
     ) -> None:
-        check_sizes(max_num_seqs, block_size, max_seq_len, kv_cache_tokens)
+        check_sizes(
+            block_size,
+            max_num_seqs=max_num_seqs,
+            max_step_tokens=max_step_tokens,
+            max_seq_len=max_seq_len,
+            kv_cache_tokens=kv_cache_tokens,
+        )
         self.device = pick_device(device)
         self.dtype = pick_dtype(dtype, self.device)
         self.name = str(model)
         self._load(self.name)
         self.max_seq_len = min(max_seq_len or self.config.context, self.config.context)
+        step_tokens = max_step_tokens or MAX_STEP_TOKENS[self.device.type]
         tokens = kv_cache_tokens or self._default_cache_tokens(max_num_seqs)
         num_blocks = max(tokens // block_size, 1)
         # One request alone must fit the pool: then waiting is all that a full pool can cause.
         self.max_seq_len = min(self.max_seq_len, num_blocks * block_size)
-        self._engine = Engine(
-            self.model,
+        manager = BlockManager(num_blocks, block_size, prefix_caching)
+        self._runner = Runner(self.model, manager)
+        self.engine = Engine(
+            self._runner,
+            Scheduler(manager, max_num_seqs, step_tokens, trace_steps),
             self.tokenizer,
-            num_blocks=num_blocks,
-            block_size=block_size,
-            max_num_seqs=max_num_seqs,
-            max_step_tokens=MAX_STEP_TOKENS,
+            eos_token_ids=self.config.eos_token_ids,
             max_seq_len=self.max_seq_len,
         )
 
@@ -114,11 +132,11 @@ class LLM:
         requests = [self._submit(i, p) for i, p in zip(ids, each, strict=True)]
         try:
             while any(r.finish_reason is None for r in requests):
-                self._engine.step()
+                self.engine.step()
         finally:  # also on Ctrl-C: nothing goes on in the background
             for request in requests:
-                self._engine.abort(request)
-                self._engine.take(request)
+                self.engine.abort(request)
+                self.engine.take(request)
         return [output_of(request) for request in requests]
 
     def stream(
@@ -163,7 +181,7 @@ class LLM:
 
     def logits(self, token_ids: Sequence[int]) -> torch.Tensor:
         """float32 [tokens, vocab] on the CPU: row i holds the scores of what follows token i."""
-        return self._engine.runner.all_logits(self._encode(token_ids))
+        return self._runner.all_logits(self._encode(token_ids))
 
     def _encode(self, prompt: Prompt) -> list[int]:
         """Token ids of a prompt; RequestError unless they fit the vocabulary and the context."""
@@ -175,7 +193,7 @@ class LLM:
         seed = params.seed
         if seed is None:
             seed = int(torch.randint(2**63 - 1, ()))
-        return self._engine.submit(ids, params, seed)
+        return self.engine.submit(ids, params, seed)
 
     def _pieces(
         self, ids: list[int], params: SamplingParams
@@ -184,16 +202,16 @@ class LLM:
         try:
             while True:
                 ended = request.finish_reason is not None  # asked first: no piece can follow it
-                piece = self._engine.take(request)
+                piece = self.engine.take(request)
                 if piece:
                     yield piece
                 elif ended:
                     return output_of(request)
                 else:
-                    self._engine.step()
+                    self.engine.step()
         finally:
-            self._engine.abort(request)
-            self._engine.take(request)
+            self.engine.abort(request)
+            self.engine.take(request)
 
     def _default_cache_tokens(self, max_num_seqs: int) -> int:
         wanted = max_num_seqs * self.max_seq_len
@@ -253,14 +271,15 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     return DTYPES[name]
 
 
-def check_sizes(
-    max_num_seqs: int, block_size: int, max_seq_len: int | None, kv_cache_tokens: int | None
-) -> None:
+def is_size(value: object) -> bool:
+    """Whether a value is a positive integer."""
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def check_sizes(block_size: int, **others: int | None) -> None:
     """Refuse sizes that are not positive integers, and block sizes that are no power of two."""
-    named = {"max_num_seqs": max_num_seqs, "block_size": block_size}
-    named |= {"max_seq_len": max_seq_len or 1, "kv_cache_tokens": kv_cache_tokens or 1}
-    for name, value in named.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    for name, value in {"block_size": block_size, **others}.items():
+        if value is not None and not is_size(value):
             raise RequestError(f"{name} must be a positive integer, got {value!r}")
     if block_size & (block_size - 1):
         raise RequestError(f"block_size must be a power of two, got {block_size}")
@@ -319,10 +338,13 @@ def check_messages(messages: Sequence[Message]) -> None:
 
 
 def output_of(request: Request) -> RequestOutput:
-    """What the caller sees of a request."""
+    """What the caller sees of a request; EngineError if a step failed with it."""
+    if request.error is not None:
+        raise EngineError(f"the step of this request failed: {request.error!r}") from request.error
     return RequestOutput(
         text=request.detokenizer.text,
         token_ids=request.output_token_ids,
         prompt_token_ids=request.prompt_token_ids,
         finish_reason=request.finish_reason or "aborted",
+        num_cached_tokens=request.num_cached or 0,
     )

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from litellama import LLM, SamplingParams
-from litellama.errors import RequestError
-from litellama.llm import MAX_STEP_TOKENS, check_token_ids
+from litellama.errors import EngineError, RequestError
+from litellama.llm import check_token_ids
 from tests.checkpoint_maker import make_llama
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=12, ignore_eos=True)
@@ -26,9 +26,9 @@ def prompts(seed: int, count: int, longest: int = 60) -> list[list[int]]:
 
 def is_idle(llm: LLM) -> bool:
     """No request waits or runs, and every block is free."""
-    scheduler = llm._engine.scheduler
+    scheduler = llm.engine.scheduler
     free = scheduler.manager.num_free == scheduler.manager.num_blocks
-    return free and not scheduler.running and not scheduler.waiting and not llm._engine._pieces
+    return free and not scheduler.running and not scheduler.waiting and not llm.engine._pieces
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -56,12 +56,12 @@ def test_tokens_do_not_depend_on_batch_block_size_chunks_or_preemption(tiny_llam
         kv_cache_tokens=112,
         max_seq_len=105,
     )
-    tight._engine.scheduler.max_step_tokens = rng.choice([9, 33, MAX_STEP_TOKENS])
+    tight.engine.scheduler.max_step_tokens = rng.choice([9, 33, 2048])
     together = tight.generate(many, params)
     assert [o.token_ids for o in together] == alone
     assert is_idle(tight)
-    if tight._engine.scheduler.max_num_seqs == 9:
-        assert tight._engine.scheduler.num_preemptions > 0
+    if tight.engine.scheduler.max_num_seqs == 9:
+        assert tight.engine.scheduler.num_preemptions > 0
 
 
 def test_stream_pieces_join_to_the_text_of_generate(llm):
@@ -118,17 +118,43 @@ def test_a_stream_that_is_closed_or_never_started_leaves_nothing_behind(llm):
     assert is_idle(llm)
 
 
-@pytest.mark.parametrize("error", [RuntimeError("injected"), KeyboardInterrupt()], ids=repr)
-def test_an_engine_whose_step_failed_is_still_usable(llm, monkeypatch, error):
+@pytest.mark.parametrize("way", ["generate", "stream"])
+def test_an_engine_whose_step_failed_says_so_and_is_still_usable(llm, monkeypatch, way):
+    cause = MemoryError("injected")
+
     def fail(step):
-        raise error
+        raise cause
+
+    call = {
+        "generate": lambda: llm.generate([[1, 2], [3]], GREEDY),
+        "stream": lambda: list(llm.stream([1, 2], GREEDY)),
+    }
+    with monkeypatch.context() as patch:
+        patch.setattr(llm.engine.runner, "submit", fail)
+        with pytest.raises(EngineError, match="injected") as caught:
+            call[way]()
+    assert caught.value.__cause__ is cause
+    assert is_idle(llm)
+    assert len(llm.generate([1, 2], GREEDY)[0].token_ids) == 12
+
+
+def test_ctrl_c_leaves_nothing_behind(llm, monkeypatch):
+    def interrupt(step):
+        raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(llm._engine.runner, "run", fail)
-        with pytest.raises(type(error)):
+        patch.setattr(llm.engine.runner, "submit", interrupt)
+        with pytest.raises(KeyboardInterrupt):
             llm.generate([[1, 2], [3]], GREEDY)
     assert is_idle(llm)
     assert len(llm.generate([1, 2], GREEDY)[0].token_ids) == 12
+
+
+def test_a_prompt_seen_before_is_taken_from_the_cache(llm):
+    prompt = prompts(5, 1)[0] * 2
+    first, again = (llm.generate(prompt, GREEDY)[0] for _ in range(2))
+    assert first == again
+    assert first.num_cached_tokens < 16 <= again.num_cached_tokens < len(prompt)
 
 
 def test_finish_reasons(llm):
@@ -136,7 +162,9 @@ def test_finish_reasons(llm):
     assert (length.finish_reason, len(length.token_ids)) == ("length", 3)
     text = llm.generate("hello", SamplingParams(seed=0, max_tokens=40, ignore_eos=True))[0].text
     stop = text[4:6]
-    stopped = llm.generate("hello", SamplingParams(seed=0, max_tokens=40, stop=stop))[0]
+    stopped = llm.generate(
+        "hello", SamplingParams(seed=0, max_tokens=40, stop=stop, ignore_eos=True)
+    )[0]
     assert (stopped.finish_reason, stopped.text) == ("stop", text[: text.index(stop)])
 
 
@@ -223,6 +251,7 @@ def test_requests_that_cannot_be_served_are_refused_at_once(llm, call, message):
         ({"block_size": 0}, "block_size must be a positive integer, got 0"),
         ({"max_num_seqs": -2}, "max_num_seqs must be a positive integer, got -2"),
         ({"max_seq_len": 2.5}, "max_seq_len must be a positive integer, got 2.5"),
+        ({"max_step_tokens": 0}, "max_step_tokens must be a positive integer, got 0"),
         ({"kv_cache_tokens": "all"}, "kv_cache_tokens must be a positive integer, got 'all'"),
     ],
 )

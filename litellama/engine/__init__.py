@@ -1,5 +1,8 @@
 """The engine: block manager, scheduler, runner, and the loop that drives them."""
 
+from litellama.engine.block_manager import BlockManager
 from litellama.engine.loop import Engine
+from litellama.engine.runner import Runner
+from litellama.engine.scheduler import Scheduler
 
-__all__ = ["Engine"]
+__all__ = ["BlockManager", "Engine", "Runner", "Scheduler"]

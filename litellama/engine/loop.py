@@ -2,58 +2,92 @@
 
 import itertools
 import threading
-from collections.abc import Sequence
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-from litellama.engine.block_manager import BlockManager
+from litellama.engine.block_manager import BlockState
 from litellama.engine.detokenizer import Detokenizer
 from litellama.engine.request import FinishReason, Request
-from litellama.engine.runner import Runner
-from litellama.engine.scheduler import Scheduler
-from litellama.models.decoder import Decoder
+from litellama.engine.scheduler import Scheduler, Step
 from litellama.sampling import SamplingParams
+
+
+class StepRunner(Protocol):
+    """What computes the steps, in the order in which they are submitted.
+
+    depth: how many steps may be submitted before the tokens of the first have been asked for; 0 on
+    a CPU, 1 where the device computes a step while the host prepares the next.
+    submit: start a step; the result, when called, waits for it and returns the tokens sampled, one
+    for each of ``step.sampling``.  Requests are read during ``submit`` only.
+    """
+
+    depth: int
+
+    def submit(self, step: Step) -> Callable[[], list[int]]: ...
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Where the engine stands.
+
+    free_blocks: blocks that nobody owns, cached ones included.  prompt_tokens, cached_tokens: of
+    all requests admitted so far, and how many of those were found in the cache.
+    """
+
+    running: int
+    waiting: int
+    steps: int
+    preemptions: int
+    blocks: int
+    free_blocks: int
+    prompt_tokens: int
+    cached_tokens: int
 
 
 class Engine:
     """Requests in, text out.  ``step`` advances every request that can advance.
 
-    Whoever waits for a request calls ``step`` until it is finished; a lock makes that safe from
-    several threads, and a step serves all requests, whoever called it.
+    Whoever waits for a request calls ``step`` until it is finished.  That is safe from several
+    threads: they take turns, and a step serves all requests, whoever called it.
     """
 
     def __init__(
         self,
-        model: Decoder,
+        runner: StepRunner,
+        scheduler: Scheduler,
         tokenizer: Any,
         *,
-        num_blocks: int,
-        block_size: int,
-        max_num_seqs: int,
-        max_step_tokens: int,
+        eos_token_ids: Collection[int],
         max_seq_len: int,
     ) -> None:
-        self.tokenizer = tokenizer
+        self.runner, self.scheduler, self.tokenizer = runner, scheduler, tokenizer
+        self.eos_token_ids = frozenset(eos_token_ids)
         self.max_seq_len = max_seq_len
-        self.eos_token_ids = frozenset(model.config.eos_token_ids)
-        self.manager = BlockManager(num_blocks, block_size)
-        self.scheduler = Scheduler(self.manager, max_num_seqs, max(max_step_tokens, max_num_seqs))
-        self.runner = Runner(model, self.manager)
         self._ids = itertools.count()
-        self._lock = threading.Lock()
+        self._lock, self._next = threading.Lock(), threading.Lock()
         self._pieces: dict[Request, list[str]] = {}
+        self._in_flight: deque[tuple[Step, Callable[[], list[int]]]] = deque()
 
-    def submit(self, prompt: Sequence[int], params: SamplingParams, seed: int) -> Request:
+    def submit(
+        self, prompt: Sequence[int], params: SamplingParams, seed: int, extra_key: bytes = b""
+    ) -> Request:
         """Queue a prompt; its text can be collected with ``take`` as steps are made."""
         detokenizer = Detokenizer(self.tokenizer, prompt, params.stop)
-        request = Request(next(self._ids), list(prompt), params, seed, detokenizer)
-        with self._lock:
+        # A prompt as long as the context still gets one token, which need not be computed itself.
+        longest = max(len(prompt) + 1, min(len(prompt) + params.max_tokens, self.max_seq_len))
+        with self._turn():
+            number = next(self._ids)
+            request = Request(number, list(prompt), params, seed, detokenizer, longest, extra_key)
             self._pieces[request] = []
             self.scheduler.add(request)
         return request
 
     def take(self, request: Request) -> str:
         """The text that has come since the last call."""
-        with self._lock:
+        with self._turn():
             pieces = self._pieces.get(request, [])
             text = "".join(pieces)
             pieces.clear()
@@ -63,42 +97,92 @@ class Engine:
 
     def abort(self, request: Request) -> None:
         """End a request now, if it has not ended; what it has so far stays readable."""
-        with self._lock:
+        with self._turn():
             if request.finish_reason is None:
                 self._finish(request, "aborted")
 
     def step(self) -> None:
-        """Advance one step.  If it fails, its requests end as aborted and the error is raised."""
-        with self._lock:
-            scheduled = self.scheduler.schedule()
-            if not scheduled:
-                return
+        """Submit the next step, and take in the oldest one if more than ``depth`` are in flight.
+
+        If a step fails, its requests end with the error; all others go on.
+        """
+        with self._turn():
+            failing = step = self.scheduler.schedule()
             try:
-                tokens = self.runner.run(scheduled)
-            except Exception:
-                for s in scheduled:
-                    self._finish(s.request, "aborted")
+                if step is not None:
+                    self._in_flight.append((step, self.runner.submit(step)))
+                if len(self._in_flight) > (self.runner.depth if step is not None else 0):
+                    failing, tokens = self._in_flight.popleft()
+                    self._collect(failing, tokens())
+            except Exception as error:
+                self._recover(failing, error)
+            except BaseException:  # Ctrl-C: no request is to blame
+                self._recover(None, None)
                 raise
-            sampling = [s.request for s in scheduled if s.samples]
-            for s in scheduled:
-                s.request.num_computed += s.num_tokens
-            for request, token in zip(sampling, tokens, strict=True):
-                self._append(request, token)
+
+    def stats(self) -> Stats:
+        """Counts for a display."""
+        with self._turn():
+            s = self.scheduler
+            return Stats(
+                running=len(s.running),
+                waiting=len(s.waiting),
+                steps=s.num_steps,
+                preemptions=s.num_preemptions,
+                blocks=s.manager.num_blocks,
+                free_blocks=s.manager.num_free,
+                prompt_tokens=s.num_prompt_tokens,
+                cached_tokens=s.num_cached_tokens,
+            )
+
+    def snapshot(self) -> list[BlockState]:
+        """The state of every block of the KV cache, for drawing."""
+        with self._turn():
+            tables = {r.request_id: r.blocks for r in self.scheduler.running}
+            return self.scheduler.manager.snapshot(tables)
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """The lock, fairly: a thread that makes step after step lets a waiting one in between."""
+        with self._next:
+            self._lock.acquire()
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    def _collect(self, step: Step, tokens: list[int]) -> None:
+        """Add a step's tokens to its requests; those that ended meanwhile need them no more."""
+        for s, token in zip(step.sampling, tokens, strict=True):
+            if s.request.finish_reason is None:
+                s.request.num_pending -= 1
+                self._append(s.request, token)
 
     def _append(self, request: Request, token: int) -> None:
         """Add a sampled token to a request, and end the request if this was its last."""
         request.token_ids.append(token)
-        params = request.params
-        if token in self.eos_token_ids and not params.ignore_eos:
+        if token in self.eos_token_ids and not request.params.ignore_eos:
             self._finish(request, "stop")
             return
         self._pieces[request].append(request.detokenizer.push(token))
         if request.detokenizer.stopped:
             self._finish(request, "stop")
-        elif request.num_output >= params.max_tokens or len(request.token_ids) >= self.max_seq_len:
+        elif len(request.token_ids) >= request.max_length:
             self._finish(request, "length")
 
     def _finish(self, request: Request, reason: FinishReason) -> None:
+        """End a request.  A step in flight may go on writing to its blocks: it comes before any
+        step of their next owner."""
         request.finish_reason = reason
-        self._pieces[request].append(request.detokenizer.finish())
         self.scheduler.remove(request)
+        if request.error is None:
+            self._pieces[request].append(request.detokenizer.finish())
+
+    def _recover(self, failed: Step | None, error: Exception | None) -> None:
+        """End the requests of a failed step, and compute all others that were running again."""
+        self._in_flight.clear()
+        for s in failed.scheduled if failed is not None else ():
+            if s.request.finish_reason is None:
+                s.request.error = error
+                self._finish(s.request, "aborted")
+        self.scheduler.restart()

@@ -13,8 +13,13 @@ FinishReason = Literal["stop", "length", "aborted"]
 class Request:
     """A prompt, what has been generated from it, and where its keys and values are.
 
-    token_ids: prompt and answer so far.  num_computed: how many of them have their keys and values
-    in the cache.  blocks: the cache blocks that hold those, in order.  seed: settled at arrival.
+    seed: settled at arrival.  max_length: it ends when it has so many tokens, at the latest.
+    extra_key: 16 bytes for what else its keys and values depend on, such as a digest of its images.
+    token_ids: prompt and answer so far.  num_pending: tokens that follow those, sampled by steps
+    whose results have not arrived.  num_computed: tokens whose keys and values are in the cache, or
+    will be after the steps submitted so far.  blocks: the cache blocks that hold those, in order.
+    block_keys: the keys of all its full blocks.  num_cached: tokens found in the cache when it was
+    first admitted.  error: what made it fail; its finish_reason is then "aborted".
     """
 
     request_id: int
@@ -22,10 +27,16 @@ class Request:
     params: SamplingParams
     seed: int
     detokenizer: Detokenizer
+    max_length: int
+    extra_key: bytes = b""
     token_ids: list[int] = field(init=False)
-    blocks: list[int] = field(default_factory=list)
+    num_pending: int = 0
     num_computed: int = 0
+    blocks: list[int] = field(default_factory=list)
+    block_keys: list[bytes] = field(default_factory=list)
+    num_cached: int | None = None
     finish_reason: FinishReason | None = None
+    error: Exception | None = None
 
     def __post_init__(self) -> None:
         self.token_ids = list(self.prompt_token_ids)
@@ -36,11 +47,11 @@ class Request:
         return self.token_ids[len(self.prompt_token_ids) :]
 
     @property
-    def num_output(self) -> int:
-        """How many tokens have been generated."""
-        return len(self.token_ids) - len(self.prompt_token_ids)
+    def length(self) -> int:
+        """Tokens of prompt and answer, those that have not arrived included."""
+        return len(self.token_ids) + self.num_pending
 
     @property
     def num_uncomputed(self) -> int:
-        """Tokens whose keys and values are still to be computed; 1 while decoding."""
-        return len(self.token_ids) - self.num_computed
+        """Tokens still to be computed: 1 while decoding, 0 when no further token is wanted."""
+        return self.length - self.num_computed if self.length < self.max_length else 0

@@ -3,14 +3,15 @@
 It owns the tensors: the weights, and the KV cache they fill.
 """
 
+from collections.abc import Callable
+
 import torch
 
 from litellama.engine.block_manager import BlockManager
-from litellama.engine.request import Request
-from litellama.engine.scheduler import Scheduled
+from litellama.engine.scheduler import Scheduled, Step
 from litellama.kernels import AttentionBatch
 from litellama.models.decoder import Decoder
-from litellama.sampling import sample
+from litellama.sampling import SamplingBatch, sample
 
 
 def make_cache(model: Decoder, num_blocks: int, block_size: int) -> torch.Tensor:
@@ -28,63 +29,72 @@ def make_cache(model: Decoder, num_blocks: int, block_size: int) -> torch.Tensor
 class Runner:
     """A model and the cache pool that ``manager`` keeps the books of."""
 
+    depth = 0  # a step is over when ``submit`` returns
+
     def __init__(self, model: Decoder, manager: BlockManager) -> None:
         self.model, self.manager = model, manager
         self.device = model.embed_tokens.device
         self.cache = make_cache(model, manager.num_blocks, manager.block_size)
 
+    def submit(self, step: Step) -> Callable[[], list[int]]:
+        """Compute a step; the result gives the next token of each of ``step.sampling``."""
+        tokens = self.run(step)
+        return lambda: tokens
+
     @torch.inference_mode()
-    def run(self, step: list[Scheduled]) -> list[int]:
+    def run(self, step: Step) -> list[int]:
         """Compute a step; the next token of each of its requests that samples, in order."""
-        token_ids, positions, batch = self.pack(step)
+        if step.copies:
+            sources, targets = torch.tensor(step.copies, device=self.device).unbind(1)
+            self.cache[:, :, targets] = self.cache[:, :, sources]
+        token_ids, positions, batch = self.pack(step.scheduled)
         hidden = self.model(token_ids, positions, self.cache, batch)
-        sampling = [s for s in step if s.samples]
-        if not sampling:
+        if not step.sampling:
             return []
         # The last packed row of each request that samples: the only rows lm_head runs on.
         ends = batch.query_starts[1:].long() - 1
-        rows = [i for i, s in enumerate(step) if s.samples]
-        if len(rows) < len(step):
+        rows = [i for i, s in enumerate(step.scheduled) if s.samples]
+        if len(rows) < len(step.scheduled):
             ends = ends[torch.tensor(rows, device=self.device)]
-        return self.sample([s.request for s in sampling], self.model.logits(hidden[ends]))
+        return self.sample(step.sampling, self.model.logits(hidden[ends]))
 
-    def pack(self, step: list[Scheduled]) -> tuple[torch.Tensor, torch.Tensor, AttentionBatch]:
+    def pack(self, scheduled: list[Scheduled]) -> tuple[torch.Tensor, torch.Tensor, AttentionBatch]:
         """Token ids [T], positions [T] and the AttentionBatch of a step."""
         token_ids: list[int] = []
         positions: list[int] = []
         slots: list[int] = []
         query_starts, seq_lens = [0], []
-        for s in step:
-            start = s.request.num_computed
-            stop = start + s.num_tokens
-            token_ids += s.request.token_ids[start:stop]
-            positions += range(start, stop)
-            slots += self.manager.slots(s.request.blocks, start, stop)
+        for s in scheduled:
+            token_ids += s.request.token_ids[s.start : s.stop]
+            positions += range(s.start, s.stop)
+            slots += self.manager.slots(s.request.blocks, s.start, s.stop)
             query_starts.append(len(token_ids))
-            seq_lens.append(stop)
-        width = max(len(s.request.blocks) for s in step)
-        table = [s.request.blocks + [0] * (width - len(s.request.blocks)) for s in step]
+            seq_lens.append(s.stop)
+        width = max(len(s.request.blocks) for s in scheduled)
+        table = [s.request.blocks + [0] * (width - len(s.request.blocks)) for s in scheduled]
         batch = AttentionBatch(
             query_starts=self._tensor(query_starts, torch.int32),
             seq_lens=self._tensor(seq_lens, torch.int32),
             block_table=self._tensor(table, torch.int32),
             slots=self._tensor(slots, torch.int64),
             block_size=self.manager.block_size,
-            max_query_len=max(s.num_tokens for s in step),
+            max_query_len=max(s.num_tokens for s in scheduled),
             max_seq_len=max(seq_lens),
         )
         return self._tensor(token_ids, torch.int64), self._tensor(positions, torch.int64), batch
 
-    def sample(self, requests: list[Request], logits: torch.Tensor) -> list[int]:
+    def sample(self, sampling: list[Scheduled], logits: torch.Tensor) -> list[int]:
         """One token for each request from its row of logits [n, vocab]."""
-        tokens = sample(
-            logits,
+        requests = [s.request for s in sampling]
+        batch = SamplingBatch(len(requests), logits.shape[-1], self.device)
+        batch.fill(
             [r.params for r in requests],
             seeds=[r.seed for r in requests],
-            steps=[r.num_output for r in requests],
-            seen=[r.token_ids for r in requests],
+            steps=[s.num_output for s in sampling],
+            texts=[r.token_ids for r in requests],
+            prompt_lens=[len(r.prompt_token_ids) for r in requests],
         )
-        return tokens.tolist()
+        return sample(logits, batch).tolist()
 
     @torch.inference_mode()
     def all_logits(self, token_ids: list[int]) -> torch.Tensor:

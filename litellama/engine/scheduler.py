@@ -1,10 +1,19 @@
 """The scheduler: which requests advance in the next step, and by how many tokens.
 
-One rule covers prefill, chunked prefill and decode: a request advances by as many of its
-uncomputed tokens as the step's token budget allows.  Running requests go first, in order of
-arrival, then waiting ones are admitted first come first served.  When the pool runs out, the
-request that arrived last is preempted: its blocks are freed, and its tokens are computed again
-later.  Pure Python, no tensors.  Lesson 16 builds this file.
+One rule covers prefill, chunked prefill and decode (continuous batching): a request advances by as
+many of its uncomputed tokens as the step's token budget allows.  Decodes go first, one token each,
+so that a long prompt never holds up a running stream; then prompts that have begun; then waiting
+requests are admitted, first come first served.  When the pool runs out, the request that arrived
+last is preempted: its blocks are released, and its tokens are computed again later, from its own
+published blocks if they are still there.  So the running requests are always the oldest ones, the
+oldest of all advances in every step, and each is the oldest some day: nobody starves.
+
+A step can be scheduled before the tokens of the step before it are known: a request only needs to
+know that a token is pending.  Steps run in the order in which they were scheduled, so a block can
+be given away while a step still writes to it: whoever owns it next comes later.
+
+Pure Python, no tensors.  Sources: Yu et al., "Orca", OSDI 2022 (continuous batching); Agrawal et
+al., "Sarathi-Serve", 2024, arXiv:2403.02310 (chunked prefill).  Lesson 16 builds this file.
 """
 
 from collections import deque
@@ -16,79 +25,192 @@ from litellama.engine.request import Request
 
 @dataclass(frozen=True)
 class Scheduled:
-    """One request's share of a step: its next ``num_tokens`` uncomputed tokens."""
+    """One request's share of a step: its tokens from ``start`` to before ``stop``.
+
+    A token at or after len(request.token_ids) is pending: the step before samples it.
+    samples: whether the step reaches the last token, so that a next one is sampled.
+    num_cached: tokens found in the cache, when the request is admitted in this step.
+    copy: (source, target) blocks; the content is copied before anything is written in the step.
+    """
 
     request: Request
-    num_tokens: int
+    start: int
+    stop: int
+    samples: bool
+    num_cached: int = 0
+    copy: tuple[int, int] | None = None
 
     @property
-    def samples(self) -> bool:
-        """Whether the step reaches the request's last token, so that a next one is sampled."""
-        return self.num_tokens == self.request.num_uncomputed
+    def num_tokens(self) -> int:
+        """How many tokens are computed."""
+        return self.stop - self.start
+
+    @property
+    def num_output(self) -> int:
+        """How many tokens have been generated before the one that is sampled now."""
+        return self.stop - len(self.request.prompt_token_ids)
+
+    @property
+    def kind(self) -> str:
+        """ "decode" for the token after a generated one, else "prefill"; for drawing."""
+        return "decode" if self.num_tokens == 1 and self.num_output > 0 else "prefill"
+
+
+@dataclass(frozen=True)
+class Step:
+    """What the model computes at once; also the record from which a chart can be drawn.
+
+    preempted: ids of requests that lost their blocks.  num_free, num_waiting: blocks that nobody
+    owns and requests that wait, after scheduling.
+    """
+
+    number: int
+    scheduled: list[Scheduled]
+    preempted: list[int]
+    num_free: int
+    num_waiting: int
+
+    @property
+    def num_tokens(self) -> int:
+        """How many tokens are computed."""
+        return sum(s.num_tokens for s in self.scheduled)
+
+    @property
+    def sampling(self) -> list[Scheduled]:
+        """Those that get a next token, in order."""
+        return [s for s in self.scheduled if s.samples]
+
+    @property
+    def copies(self) -> list[tuple[int, int]]:
+        """(source, target) blocks to be copied before anything is written."""
+        return [s.copy for s in self.scheduled if s.copy]
 
 
 class Scheduler:
     """Waiting and running requests over one pool of cache blocks.
 
-    max_num_seqs: the most requests in one step.  max_step_tokens: the most tokens in one step.
+    max_num_seqs: the most requests in one step.  max_step_tokens: the most tokens in one step, at
+    least max_num_seqs.  trace: the last ``trace_steps`` steps.
     """
 
-    def __init__(self, manager: BlockManager, max_num_seqs: int, max_step_tokens: int) -> None:
+    def __init__(
+        self, manager: BlockManager, max_num_seqs: int, max_step_tokens: int, trace_steps: int = 0
+    ) -> None:
         self.manager = manager
-        self.max_num_seqs, self.max_step_tokens = max_num_seqs, max_step_tokens
+        self.max_num_seqs = max_num_seqs
+        self.max_step_tokens = max(max_step_tokens, max_num_seqs)
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
-        self.num_preemptions = 0
+        self.trace: deque[Step] = deque(maxlen=trace_steps)
+        self.num_steps = self.num_preemptions = 0
+        self.num_prompt_tokens = self.num_cached_tokens = 0
 
     def add(self, request: Request) -> None:
         """Queue a request behind all others."""
         self.waiting.append(request)
 
     def remove(self, request: Request) -> None:
-        """Take a request out, finished or not, and free its blocks."""
+        """Take a request out, finished or not, and release its blocks."""
         if request in self.running:
             self.running.remove(request)
         elif request in self.waiting:
             self.waiting.remove(request)
         self.manager.release(request.blocks)
 
-    def schedule(self) -> list[Scheduled]:
-        """This step's requests, with cache blocks taken for the tokens they will compute."""
-        step: dict[Request, int] = {}
-        budget = self.max_step_tokens
-        preemptions_before = self.num_preemptions
-        # Decodes first: one token each, so that a long prompt never holds up a running stream.
-        for request in sorted(self.running, key=lambda r: r.num_uncomputed > 1):
-            tokens = min(request.num_uncomputed, budget)
-            if tokens == 0 or request not in self.running:  # preempted a moment ago
-                continue
-            while not self.manager.grow(request.blocks, request.num_computed + tokens):
-                victim = self._preempt_last()
-                budget += step.pop(victim, 0)
-                if victim is request:
-                    break
-            else:
-                step[request] = tokens
-                budget -= tokens
-        if self.num_preemptions == preemptions_before:
-            self._admit(step, budget)
-        return [Scheduled(request, tokens) for request, tokens in step.items()]
+    def restart(self) -> None:
+        """After a failed step: compute all running requests again, and trust no cached content."""
+        while self.running:
+            self._preempt_last()
+        for request in self.waiting:
+            request.num_pending = 0
+        self.manager.forget()
 
-    def _admit(self, step: dict[Request, int], budget: int) -> None:
+    def schedule(self) -> Step | None:
+        """The next step, with cache blocks taken for its tokens; None if nothing can advance."""
+        self.manager.new_step()
+        tokens, preempted = self._plan_running()
+        scheduled = [self._advance(request, count) for request, count in tokens.items()]
+        if not preempted:
+            self._admit(scheduled, self.max_step_tokens - sum(tokens.values()))
+        if not scheduled:
+            return None
+        free, waiting = self.manager.num_free, len(self.waiting)
+        step = Step(self.num_steps, scheduled, preempted, free, waiting)
+        self.num_steps += 1
+        self.trace.append(step)
+        return step
+
+    def _plan_running(self) -> tuple[dict[Request, int], list[int]]:
+        """How many tokens each running request computes, and the ids of those preempted."""
+        tokens: dict[Request, int] = {}
+        preempted: list[int] = []
+        budget = self.max_step_tokens
+        for request in sorted(self.running, key=lambda r: r.num_uncomputed > 1):
+            count = min(request.num_uncomputed, budget)
+            if count == 0:
+                continue
+            # A request without blocks has been preempted, a moment ago or to make room for itself.
+            while request.blocks and not self.manager.grow(
+                request.blocks, request.num_computed + count
+            ):
+                victim = self._preempt_last()
+                preempted.append(victim.request_id)
+                budget += tokens.pop(victim, 0)
+            if request.blocks:
+                tokens[request] = count
+                budget -= count
+        return tokens, preempted
+
+    def _admit(self, scheduled: list[Scheduled], budget: int) -> None:
         """Start waiting requests, in order, while there is budget and room for all their tokens."""
         while self.waiting and budget and len(self.running) < self.max_num_seqs:
-            request = self.waiting[0]
-            if not self.manager.grow(request.blocks, len(request.token_ids)):
+            request, copy = self.waiting[0], None
+            self._extend_keys(request)
+            cached = self.manager.start(request.blocks, request.block_keys, request.length)
+            if cached is None:
                 return
             self.running.append(self.waiting.popleft())
-            step[request] = min(request.num_uncomputed, budget)
-            budget -= step[request]
+            if cached == request.length:  # the last token is computed again, for its logits
+                cached -= 1
+                copy = self.manager.copy_on_write(request.blocks)
+            request.num_computed = cached
+            if request.num_cached is None:
+                request.num_cached = cached
+                self.num_prompt_tokens += request.length
+                self.num_cached_tokens += cached
+            count = min(request.num_uncomputed, budget)
+            scheduled.append(self._advance(request, count, cached, copy))
+            budget -= count
+
+    def _advance(
+        self,
+        request: Request,
+        num_tokens: int,
+        num_cached: int = 0,
+        copy: tuple[int, int] | None = None,
+    ) -> Scheduled:
+        """Count a request's next tokens as computed, and what they sample as pending."""
+        start, stop = request.num_computed, request.num_computed + num_tokens
+        samples = stop == request.length
+        request.num_computed = stop
+        request.num_pending += samples
+        self._publish(request)
+        return Scheduled(request, start, stop, samples, num_cached, copy)
 
     def _preempt_last(self) -> Request:
-        """Send the request that was admitted last back to the head of the queue, without blocks."""
+        """Send the request that arrived last back to the head of the queue, without blocks."""
         victim = self.running.pop()
         self.manager.release(victim.blocks)
         victim.num_computed = 0
         self.waiting.appendleft(victim)
         self.num_preemptions += 1
         return victim
+
+    def _publish(self, request: Request) -> None:
+        """Let others use the blocks whose tokens are both known and computed."""
+        self._extend_keys(request)
+        known = min(request.num_computed, len(request.token_ids))
+        self.manager.publish(request.blocks, request.block_keys, known)
+
+    def _extend_keys(self, request: Request) -> None:
+        self.manager.extend_keys(request.block_keys, request.token_ids, request.extra_key)

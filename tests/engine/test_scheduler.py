@@ -6,23 +6,28 @@ import pytest
 
 from litellama.engine.block_manager import BlockManager
 from litellama.engine.request import Request
-from litellama.engine.scheduler import Scheduler
+from litellama.engine.scheduler import Scheduler, Step
 from litellama.sampling import SamplingParams
 
 
-def request(number: int, prompt: int) -> Request:
-    return Request(number, [0] * prompt, SamplingParams(), 0, detokenizer=None)
+def request(number: int, prompt: int, max_length: int = 1000) -> Request:
+    """A prompt that begins like no other."""
+    ids = [number] * prompt
+    return Request(number, ids, SamplingParams(), 0, detokenizer=None, max_length=max_length)
+
+
+def arrive(step: Step) -> None:
+    """The tokens of a step become known."""
+    for s in step.sampling:
+        s.request.num_pending -= 1
+        s.request.token_ids.append(0)
 
 
 def advance(scheduler: Scheduler) -> list[tuple[int, int]]:
     """One step with an imaginary model; (request_id, tokens) of each scheduled request."""
     step = scheduler.schedule()
-    for s in step:
-        samples = s.samples
-        s.request.num_computed += s.num_tokens
-        if samples:
-            s.request.token_ids.append(0)
-    return [(s.request.request_id, s.num_tokens) for s in step]
+    arrive(step)
+    return [(s.request.request_id, s.num_tokens) for s in step.scheduled]
 
 
 def test_prompts_then_one_token_each():
@@ -44,6 +49,18 @@ def test_a_long_prompt_is_cut_to_the_budget_and_never_delays_a_running_stream():
     assert advance(scheduler) == [(0, 1), (1, 1)]
 
 
+def test_a_stream_that_began_later_goes_before_the_rest_of_an_older_prompt():
+    scheduler = Scheduler(BlockManager(100, 4), max_num_seqs=8, max_step_tokens=10)
+    older, stream = request(0, 25), request(1, 3)
+    scheduler.add(older)
+    scheduler.add(stream)
+    assert advance(scheduler) == [(0, 10)]
+    assert advance(scheduler) == [(0, 10)]
+    assert advance(scheduler) == [(0, 5), (1, 3)]
+    older.token_ids += [0] * 30  # as if it had been preempted and computed again
+    assert advance(scheduler) == [(1, 1), (0, 9)]
+
+
 def test_no_more_than_max_num_seqs_run_and_the_rest_come_in_order():
     scheduler = Scheduler(BlockManager(100, 4), max_num_seqs=2, max_step_tokens=64)
     requests = [request(i, 2) for i in range(4)]
@@ -55,7 +72,7 @@ def test_no_more_than_max_num_seqs_run_and_the_rest_come_in_order():
 
 
 def test_a_full_pool_preempts_the_last_arrival_and_lets_it_return():
-    manager = BlockManager(4, 2)
+    manager = BlockManager(4, 2, prefix_caching=False)
     scheduler = Scheduler(manager, max_num_seqs=4, max_step_tokens=64)
     first, second = request(0, 4), request(1, 4)
     scheduler.add(first)
@@ -69,6 +86,43 @@ def test_a_full_pool_preempts_the_last_arrival_and_lets_it_return():
     assert advance(scheduler) == [(1, 5)], "prompt and the token it had are computed again"
 
 
+def test_a_preempted_request_computes_only_what_is_not_in_the_cache_any_more():
+    scheduler = Scheduler(BlockManager(4, 2), max_num_seqs=4, max_step_tokens=64)
+    first, second = request(0, 4), request(1, 4)
+    scheduler.add(first)
+    scheduler.add(second)
+    advance(scheduler)
+    assert advance(scheduler) == [(0, 1)], "takes the last of the second's blocks"
+    scheduler.remove(first)
+    assert advance(scheduler) == [(1, 3)]
+
+
+def fields(step: Step) -> tuple[int, int, bool, int]:
+    s = step.scheduled[0]
+    return s.start, s.stop, s.samples, s.num_output
+
+
+def test_the_token_that_is_computed_next_need_not_be_known():
+    """Two steps are scheduled before the tokens of the first are known."""
+    scheduler = Scheduler(BlockManager(10, 2), max_num_seqs=4, max_step_tokens=64)
+    r = request(0, 3, max_length=6)
+    scheduler.add(r)
+    first, second = scheduler.schedule(), scheduler.schedule()
+    assert [fields(step) for step in (first, second)] == [(0, 3, True, 0), (3, 4, True, 1)]
+    assert (r.length, r.num_pending, len(r.token_ids)) == (5, 2, 3)
+    assert len(r.block_keys) == 1, "the second block is full, but not all its tokens are known"
+    arrive(first)
+    third = scheduler.schedule()
+    assert len(r.block_keys) == 2
+    assert third.scheduled[0].start == 4
+    assert scheduler.schedule() is None, "the last token wanted is on its way"
+    arrive(second)
+    arrive(third)
+    assert len(r.token_ids) == 6
+    scheduler.remove(r)
+    assert scheduler.manager.num_free == 10
+
+
 def test_an_aborted_waiting_request_is_forgotten():
     scheduler = Scheduler(BlockManager(4, 2), max_num_seqs=1, max_step_tokens=64)
     running, waiting = request(0, 2), request(1, 2)
@@ -77,8 +131,17 @@ def test_an_aborted_waiting_request_is_forgotten():
     advance(scheduler)
     scheduler.remove(waiting)
     scheduler.remove(running)
-    assert scheduler.schedule() == []
+    assert scheduler.schedule() is None
     assert scheduler.manager.num_free == 4
+
+
+def test_the_trace_keeps_the_last_steps_only_when_asked():
+    for kept in (0, 3):
+        scheduler = Scheduler(BlockManager(10, 4), 1, 8, trace_steps=kept)
+        scheduler.add(request(0, 2))
+        for _ in range(5):
+            advance(scheduler)
+        assert [step.number for step in scheduler.trace] == [2, 3, 4][3 - kept :]
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -92,23 +155,19 @@ def test_random_traffic_always_finishes_within_the_limits(seed):
     alive: dict[Request, int] = {}
     for number in range(25):
         prompt = rng.randint(1, capacity - 1)
-        alive[r] = (
-            min(capacity, prompt + rng.randint(1, 6)) if (r := request(number, prompt)) else 0
-        )
+        longest = min(capacity, prompt + rng.randint(1, 6))
+        r = request(number % 3, prompt, longest)
+        alive[r] = longest
         scheduler.add(r)
     for _ in range(20_000):
         step = scheduler.schedule()
         assert step, "with requests waiting and nothing running, something must be admitted"
-        assert sum(s.num_tokens for s in step) <= scheduler.max_step_tokens
+        assert step.num_tokens <= scheduler.max_step_tokens
         assert len(scheduler.running) <= scheduler.max_num_seqs
-        assert len({s.request for s in step}) == len(step)
-        for s in step:
-            stop = s.request.num_computed + s.num_tokens
-            assert len(s.request.blocks) * manager.block_size >= stop
-            samples = s.samples
-            s.request.num_computed = stop
-            if samples:
-                s.request.token_ids.append(0)
+        assert len({s.request for s in step.scheduled}) == len(step.scheduled)
+        arrive(step)
+        for s in step.scheduled:
+            assert len(s.request.blocks) * manager.block_size >= s.stop == s.request.num_computed
             if len(s.request.token_ids) >= alive[s.request]:
                 scheduler.remove(s.request)
                 del alive[s.request]
