@@ -1,0 +1,241 @@
+"""Every kernel of the package with its reference, and with inputs of any size and dtype.
+
+What holds for all of them (layouts, refusals, random sweeps, the memory checker) is tested once,
+in test_every_kernel.py, from this table.
+"""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from litellama import kernels
+from litellama.kernels import AttentionBatch
+from tests.kernels import references
+from tests.kernels.paged import make_step
+
+Inputs = dict[str, Any]  # a kernel's arguments by name: tensors, and options such as ``eps``
+GUARD = 64
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel, its reference, and how inputs for both are made.
+
+    make(device, dtype, **sizes) gives the inputs; ``small`` is one choice of sizes, and ``choose``
+    a random one.  Sizes for which a kernel must be compiled anew come from short lists.
+    """
+
+    run: Callable[..., Any]
+    reference: Callable[..., Any]
+    make: Callable[..., Inputs]
+    small: dict[str, Any]
+    choose: Callable[[random.Random], dict[str, Any]]
+
+
+def normal(*shape: int, device: str, dtype: torch.dtype, scale: float = 1.0) -> torch.Tensor:
+    """Normally distributed values, the same for each device and each dtype but for rounding."""
+    return (scale * torch.randn(shape, dtype=torch.float64)).to(device, dtype)
+
+
+def columns(rng: random.Random) -> int:
+    """The length of a row: any in one of a few ranges that end at a power of two."""
+    most = rng.choice((64, 1024, 4096, 16384))
+    n = rng.randint(most // 2 + 1, most)
+    return rng.choice((n, n // 16 * 16))
+
+
+def some_rows(rng: random.Random) -> int:
+    return rng.choice((0, 1, 2, 3, rng.randint(4, 300)))
+
+
+def make_two(device: str, dtype: torch.dtype, rows: int, N: int) -> Inputs:
+    a, b = normal(2, rows, N, device=device, dtype=dtype)
+    return {"a": a, "b": b}
+
+
+def make_rows(device: str, dtype: torch.dtype, rows: int, N: int) -> Inputs:
+    return {"x": normal(rows, N, device=device, dtype=dtype, scale=4.0)}
+
+
+def make_norm(device: str, dtype: torch.dtype, rows: int, N: int) -> Inputs:
+    weight = normal(N, device=device, dtype=dtype)
+    return make_rows(device, dtype, rows, N) | {"weight": weight, "eps": 1e-5}
+
+
+def make_skip(device: str, dtype: torch.dtype, rows: int, N: int) -> Inputs:
+    residual = normal(rows, N, device=device, dtype=dtype)
+    return {"residual": residual} | make_norm(device, dtype, rows, N)
+
+
+def make_gate_up(device: str, dtype: torch.dtype, rows: int, N: int) -> Inputs:
+    return {"gate_up": normal(rows, 2 * N, device=device, dtype=dtype, scale=3.0)}
+
+
+def make_rope(
+    device: str, dtype: torch.dtype, T: int, heads: tuple[int, int], D: int, R: int
+) -> Inputs:
+    """Tables of the angles of random positions, in float32 as the models make them."""
+    angles = 1000 * torch.rand(T, R // 2, dtype=torch.float64)
+    q, k = (normal(T, H, D, device=device, dtype=dtype) for H in heads)
+    cos, sin = angles.cos().to(device).float(), angles.sin().to(device).float()
+    return {"q": q, "k": k, "cos": cos, "sin": sin}
+
+
+def make_cache_write(
+    device: str, dtype: torch.dtype, T: int, heads: int, D: int, block_size: int
+) -> Inputs:
+    """T tokens for slots in any order, a few of them padding, and caches of NaN."""
+    k, v = normal(2, T, heads, D, device=device, dtype=dtype)
+    blocks = T // block_size + 3
+    cache = torch.full((2, blocks, block_size, heads, D), torch.nan, device=device, dtype=dtype)
+    slots = torch.randperm(blocks * block_size)[:T]
+    slots[torch.rand(T) < 0.2] = -1
+    return {"k": k, "v": v, "k_cache": cache[0], "v_cache": cache[1], "slots": slots.to(device)}
+
+
+def written(
+    k: torch.Tensor,
+    v: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    slots: torch.Tensor,
+) -> tuple[torch.Tensor, ...]:
+    """Copies of the caches after ``write_kv``, which has not touched what lies around them."""
+    wholes = [F.pad(x.flatten(), (GUARD, GUARD), value=7.0) for x in (k_cache, v_cache)]
+    copies = tuple(whole[GUARD:-GUARD].view(k_cache.shape) for whole in wholes)
+    kernels.write_kv(k, v, *copies, slots)
+    for whole in wholes:
+        assert (whole[:GUARD] == 7.0).all()
+        assert (whole[-GUARD:] == 7.0).all()
+    return copies
+
+
+def make_paged(
+    device: str, dtype: torch.dtype, lengths: list[tuple[int, int]], shape: tuple[int, ...]
+) -> Inputs:
+    """``lengths`` = (new tokens, keys) of each sequence; shape = (Hq, Hkv, D, block_size)."""
+    step = make_step(lengths, *shape, device, dtype)
+    return {
+        "q": step.q,
+        "k_cache": step.k_cache,
+        "v_cache": step.v_cache,
+        "query_starts": step.batch.query_starts,
+        "seq_lens": step.batch.seq_lens,
+        "block_table": step.batch.block_table,
+        "longest": (step.batch.max_query_len, step.batch.max_seq_len),
+    }
+
+
+def paged(kernel: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """An attention kernel as a function of tensors alone."""
+
+    def run(
+        q: torch.Tensor,
+        k_cache: torch.Tensor,
+        v_cache: torch.Tensor,
+        query_starts: torch.Tensor,
+        seq_lens: torch.Tensor,
+        block_table: torch.Tensor,
+        longest: tuple[int, int],
+    ) -> torch.Tensor:
+        batch = AttentionBatch(
+            query_starts=query_starts,
+            seq_lens=seq_lens,
+            block_table=block_table,
+            slots=torch.zeros(len(q), dtype=torch.int64, device=block_table.device),
+            block_size=k_cache.shape[1],
+            max_query_len=longest[0],
+            max_seq_len=longest[1],
+        )
+        return kernel(q, k_cache, v_cache, batch)
+
+    return run
+
+
+def paged_reference(longest: tuple[int, int], **tensors: torch.Tensor) -> torch.Tensor:
+    """The reference looks for itself how long the sequences are."""
+    return references.paged_attention(**tensors)
+
+
+# (Hq, Hkv, D): groups of 1, 3, 4, 7 and 8, and every usual head_dim.
+HEADS = (
+    (9, 3, 64), (4, 4, 32), (4, 1, 40), (14, 2, 80), (3, 3, 96), (32, 8, 128), (8, 1, 256),
+    (7, 1, 128), (8, 8, 64), (6, 2, 10),
+)  # fmt: skip
+
+
+def choose_steps(rng: random.Random, decode: bool) -> dict[str, Any]:
+    most = rng.choice((3, 100, 1200))
+    keys = [rng.randint(0, most) for _ in range(rng.choice((1, 2, 5)))] + [rng.randint(1, most)]
+    if decode:
+        lengths = [(1, m) for m in keys]
+    else:
+        lengths = [(rng.choice((min(m, 1), m, m // 2)), m) for m in keys]
+    *heads, D = rng.choice(HEADS)
+    return {"lengths": lengths, "shape": (*heads, D, rng.choice((1, 16)))}
+
+
+def choose_heads(rng: random.Random) -> tuple[tuple[int, int], int]:
+    *heads, D = rng.choice(HEADS)
+    return (heads[0], heads[1]), D
+
+
+def choose_rope(rng: random.Random) -> dict[str, Any]:
+    heads, D = choose_heads(rng)
+    return {"T": some_rows(rng), "heads": heads, "D": D, "R": D if D % 3 else D // 2}
+
+
+def choose_cache_write(rng: random.Random) -> dict[str, Any]:
+    (_, heads), D = choose_heads(rng)
+    return {"T": some_rows(rng), "heads": heads, "D": D, "block_size": rng.choice((1, 3, 16))}
+
+
+def choose_rows(rng: random.Random) -> dict[str, Any]:
+    return {"rows": some_rows(rng), "N": columns(rng)}
+
+
+def choose_softmax(rng: random.Random) -> dict[str, Any]:
+    """Some rows of more than one block, too."""
+    if rng.random() < 0.8:
+        return choose_rows(rng)
+    return {"rows": rng.randint(1, 5), "N": rng.randint(16385, 262144)}
+
+
+KERNELS = {
+    "mul": Kernel(kernels.mul, references.mul, make_two, {"rows": 5, "N": 37}, choose_rows),
+    "softmax": Kernel(
+        kernels.softmax, references.softmax, make_rows, {"rows": 5, "N": 37}, choose_softmax
+    ),
+    "rms_norm": Kernel(
+        kernels.rms_norm, references.rms_norm, make_norm, {"rows": 5, "N": 37}, choose_rows
+    ),
+    "skip_rms_norm": Kernel(
+        kernels.skip_rms_norm, references.skip_rms_norm, make_skip, {"rows": 5, "N": 37},
+        choose_rows,
+    ),
+    "swiglu": Kernel(
+        kernels.swiglu, references.swiglu, make_gate_up, {"rows": 5, "N": 37}, choose_rows
+    ),
+    "rope": Kernel(
+        kernels.rope, references.rope, make_rope, {"T": 5, "heads": (3, 1), "D": 10, "R": 6},
+        choose_rope,
+    ),
+    "write_kv": Kernel(
+        written, references.write_kv, make_cache_write,
+        {"T": 9, "heads": 3, "D": 10, "block_size": 4}, choose_cache_write,
+    ),
+    "flash_attention_varlen": Kernel(
+        paged(kernels.flash_attention_varlen), paged_reference, make_paged,
+        {"lengths": [(5, 9), (0, 0), (3, 3)], "shape": (6, 2, 10, 4)},
+        lambda rng: choose_steps(rng, decode=False),
+    ),
+    "flash_decoding": Kernel(
+        paged(kernels.flash_decoding), paged_reference, make_paged,
+        {"lengths": [(1, 150), (1, 0), (1, 3)], "shape": (6, 2, 10, 4)},
+        lambda rng: choose_steps(rng, decode=True),
+    ),
+}  # fmt: skip

@@ -1,0 +1,140 @@
+"""What holds for every kernel, whatever it computes: tests over the table in cases.py."""
+
+import random
+
+import pytest
+import torch
+
+from litellama import kernels
+from tests.kernels.cases import KERNELS, Inputs, Kernel
+from tests.kernels.compare import DTYPES, all_close
+from tests.kernels.layouts import LAYOUTS
+
+dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+every_kernel = pytest.mark.parametrize("name", KERNELS)
+
+CACHES = {"k_cache", "v_cache"}
+TABLES = {"query_starts", "seq_lens", "block_table"}
+# With one tensor there is no other device for it to be on.
+OF_ONE_TENSOR = {"softmax", "swiglu"}
+
+
+def tensors(kernel: Kernel, device: str, dtype: torch.dtype = torch.float32) -> Inputs:
+    return kernel.make(device, dtype, **kernel.small)
+
+
+def can_be_laid_out(name: str, argument: str, value: object, layout: str) -> bool:
+    """Whether the layout keeps the argument valid."""
+    if name == "write_kv" and argument.endswith("_cache"):
+        return False  # written in place, and here it is a copy that is
+    if layout == "expanded":  # would put all tokens in one slot, or all sequences in one block
+        return value.is_floating_point() and not argument.endswith("_cache") and len(value) > 0
+    return True
+
+
+ARGUMENTS = [
+    (name, argument, value)
+    for name, kernel in KERNELS.items()
+    for argument, value in tensors(kernel, "cpu").items()
+    if isinstance(value, torch.Tensor)
+]
+
+
+def parameters(*cases: tuple[str, ...]) -> pytest.MarkDecorator:
+    names = ("name", "argument", "layout")[: len(cases[0])]
+    return pytest.mark.parametrize(names, cases, ids=["-".join(case) for case in cases])
+
+
+def check(kernel: Kernel, inputs: Inputs) -> None:
+    all_close(kernel.run(**inputs), kernel.reference(**inputs))
+
+
+def test_the_table_holds_every_kernel():
+    sampling = {"penalize", "sample"}  # have no reference in float64: test_sample.py
+    public = set(kernels.__all__) - {"AttentionBatch", "use_backend"} - sampling
+    assert public == KERNELS.keys()
+
+
+@every_kernel
+@dtypes
+def test_small(name, dtype, device):
+    check(KERNELS[name], tensors(KERNELS[name], device, dtype))
+
+
+@parameters(
+    *(
+        (name, argument, layout)
+        for name, argument, value in ARGUMENTS
+        for layout in LAYOUTS
+        if can_be_laid_out(name, argument, value, layout)
+    )
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_layout_is_handled_or_refused(name, argument, layout, dtype, device):
+    """An argument in a layout that the kernel's authors may not have thought of."""
+    inputs = tensors(KERNELS[name], device, dtype)
+    usual = inputs[argument]
+    inputs[argument] = strange = LAYOUTS[layout](usual)
+    refused = strange.stride() != usual.stride() if argument in CACHES else strange.stride(-1) != 1
+    if argument in CACHES | TABLES and refused:
+        with pytest.raises(ValueError, match="strides"):
+            KERNELS[name].run(**inputs)
+    else:
+        check(KERNELS[name], inputs)
+
+
+@parameters(*((name, argument) for name, argument, _ in ARGUMENTS if name not in OF_ONE_TENSOR))
+def test_another_device_is_refused(name, argument, device):
+    inputs = tensors(KERNELS[name], device)
+    inputs[argument] = inputs[argument].to("meta" if device == "cpu" else "cpu")
+    with pytest.raises(ValueError, match="device"):
+        KERNELS[name].run(**inputs)
+
+
+@parameters(*((name, argument) for name, argument, x in ARGUMENTS if x.is_floating_point()))
+@pytest.mark.parametrize("dtype", [torch.float64, torch.int32, torch.complex64], ids=str)
+def test_a_dtype_that_would_be_rounded_is_refused(name, argument, dtype, device):
+    inputs = tensors(KERNELS[name], device)
+    inputs[argument] = torch.ones_like(inputs[argument], dtype=dtype)
+    with pytest.raises(ValueError, match=str(dtype)):
+        KERNELS[name].run(**inputs)
+
+
+@every_kernel
+@dtypes
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.gpu
+def test_random_sweep(name, dtype, seed):
+    """Twenty random sizes; about every other argument in a random layout, or among NaN."""
+    rng = random.Random(f"{name} {dtype} {seed}")
+    torch.manual_seed(seed)
+    kernel = KERNELS[name]
+    with kernels.use_backend("triton"):
+        for _ in range(20):
+            sizes = kernel.choose(rng)
+            inputs = kernel.make("cuda", dtype, **sizes)
+            chosen = {}
+            for argument, value in inputs.items():
+                layout = rng.choice(list(LAYOUTS))
+                if rng.random() < 0.5 or argument in CACHES | TABLES:
+                    continue
+                if isinstance(value, torch.Tensor) and can_be_laid_out(
+                    name, argument, value, layout
+                ):
+                    inputs[argument] = LAYOUTS[layout](value)
+                    chosen[argument] = layout
+            try:
+                check(kernel, inputs)
+            except AssertionError as error:
+                raise AssertionError(f"{name} of {sizes} {dtype}, {chosen}: {error}") from error
+
+
+@every_kernel
+@dtypes
+@pytest.mark.gpu
+@pytest.mark.sanitize
+def test_small_under_the_memory_checker(name, dtype):
+    """For tools/sanitize.py: one launch of each kernel, on tensors with nothing around them."""
+    torch.manual_seed(0)
+    with kernels.use_backend("triton"):
+        check(KERNELS[name], tensors(KERNELS[name], "cuda", dtype))
