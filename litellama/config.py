@@ -30,12 +30,48 @@ class RopeScaling:
 
 
 @dataclass(frozen=True)
+class VisionConfig:
+    """The shape of a CLIP vision tower, and what a language model takes from it.
+
+    image_size, patch_size: edges in pixels of the square picture and of its square patches.
+    num_layers: blocks that are computed: those up to the features, not all of the checkpoint's.
+    activation: "quick_gelu" or "gelu", of the blocks.
+    keeps_class_token: whether the class token's features are passed on with the patches'.
+    projector_bias: whether the two layers of the projector add a bias.
+    image_token_id: the token that stands for a picture in a prompt.
+    """
+
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    image_size: int
+    patch_size: int
+    layer_norm_eps: float
+    activation: str
+    keeps_class_token: bool
+    projector_bias: bool
+    image_token_id: int
+
+    @property
+    def num_patches(self) -> int:
+        """Patches of one picture; a rest that is no whole patch is left out."""
+        return (self.image_size // self.patch_size) ** 2
+
+    @property
+    def num_image_tokens(self) -> int:
+        """Tokens that one picture takes in a prompt."""
+        return self.num_patches + self.keeps_class_token
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """The shape of a decoder; the names are those of ``config.json`` unless the field says why.
 
     context: the longest sequence in tokens (``max_position_embeddings``).
     eos_token_ids: tokens that end an answer, from ``generation_config.json`` where there is one.
     qkv_bias, o_bias, mlp_bias: whether those linear layers add a bias.
+    vision: of a model that reads pictures too, its tower.  decoder: its decoder's architecture.
     """
 
     architecture: str
@@ -55,6 +91,8 @@ class ModelConfig:
     o_bias: bool = False
     mlp_bias: bool = False
     eos_token_ids: tuple[int, ...] = ()
+    vision: VisionConfig | None = None
+    decoder: str = ""
 
     @property
     def q_size(self) -> int:
@@ -85,6 +123,12 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ConfigError(f"{path} must hold a JSON object, found a {type(value).__name__}")
     return value
+
+
+def is_number(value: Any) -> bool:
+    """Whether a JSON value is a finite number."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and math.isfinite(value)
 
 
 class ConfigReader:
@@ -165,6 +209,21 @@ class ConfigReader:
     def refuse(self, message: str) -> None:
         raise ConfigError(f"{self.source}: {message}")
 
+    def section(self, key: str, **defaults: Any) -> "ConfigReader":
+        """A reader of the object under ``key``; what it leaves out is taken from ``defaults``."""
+        value = self.config.get(key)
+        value = {} if value is None else value
+        if not isinstance(value, dict):
+            self.refuse(f"{key} must be an object, found {value!r}")
+        return ConfigReader(defaults | value, f"{self.source}, {key}", self.generation)
+
+    def choice(self, key: str, default: str, *supported: str) -> str:
+        """One of the ``supported`` strings."""
+        value = self.config.get(key, default)
+        if value not in supported:
+            self.refuse(f"{key} {value!r} is not supported; supported: {', '.join(supported)}")
+        return value
+
     def architecture(self) -> str:
         """The one name under "architectures"."""
         names = self.config.get("architectures") or []
@@ -183,12 +242,7 @@ class ConfigReader:
 
     def positive(self, key: str, default: float, table: dict[str, Any] | None = None) -> float:
         value = (self.config if table is None else table).get(key, default)
-        if (
-            not isinstance(value, int | float)
-            or isinstance(value, bool)
-            or not math.isfinite(value)
-            or value <= 0
-        ):
+        if not is_number(value) or value <= 0:
             self.refuse(f"{key} must be a positive number, found {value!r}")
         return float(value)
 

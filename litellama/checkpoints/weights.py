@@ -31,6 +31,10 @@ class LoadableModel(Protocol):
         """Checkpoint tensors that are allowed and not read: names, or patterns of whole names."""
         ...
 
+    def checkpoint_name(self, name: str) -> str:
+        """The layout's name for what a checkpoint calls ``name``: some come in two spellings."""
+        ...
+
     def named_parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]: ...
 
 
@@ -53,7 +57,7 @@ def load_weights(model: LoadableModel, folder: str | Path) -> None:
     layout = model.checkpoint_layout()
     parameters = dict(model.named_parameters())
     _check_layout(layout, parameters)
-    stored = open_checkpoint(folder)
+    stored = _in_one_spelling(model, open_checkpoint(folder), folder)
     _check_coverage(layout, stored, model.ignored_checkpoint_names(), folder)
     parts: dict[Path, list[Part]] = {}
     for name, sources in layout.items():
@@ -62,6 +66,21 @@ def load_weights(model: LoadableModel, folder: str | Path) -> None:
     with torch.no_grad():
         for file, file_parts in parts.items():
             _copy(file, file_parts)
+
+
+def _in_one_spelling(
+    model: LoadableModel, stored: dict[str, StoredTensor], folder: str | Path
+) -> dict[str, StoredTensor]:
+    """The checkpoint's tensors by the layout's names."""
+    named: dict[str, StoredTensor] = {}
+    for name, tensor in stored.items():
+        ours = model.checkpoint_name(name)
+        if ours in named:
+            raise CheckpointError(
+                f"{folder} has both {named[ours].name!r} and {name!r}: one tensor"
+            )
+        named[ours] = tensor
+    return named
 
 
 def _check_layout(layout: Layout, parameters: dict[str, torch.nn.Parameter]) -> None:

@@ -8,15 +8,20 @@ import torch
 from litellama.config import ConfigReader, ModelConfig
 from litellama.models.decoder import Decoder
 from litellama.models.llama import LlamaForCausalLM
+from litellama.models.llava import LlavaForConditionalGeneration
 from litellama.models.qwen2 import Qwen2ForCausalLM
 from litellama.models.qwen3 import Qwen3ForCausalLM
 
+Model = Decoder | LlavaForConditionalGeneration
 # The architecture names of config.json, and the class that reads its config and runs it.
-FAMILIES: dict[str, type[Decoder]] = {
-    family.__name__: family for family in (LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
+FAMILIES: dict[str, type[Model]] = {
+    "LlamaForCausalLM": LlamaForCausalLM,
+    "LlavaForConditionalGeneration": LlavaForConditionalGeneration,
+    "Qwen2ForCausalLM": Qwen2ForCausalLM,
+    "Qwen3ForCausalLM": Qwen3ForCausalLM,
 }
 
-__all__ = ["FAMILIES", "empty_model", "parse_config", "read_config"]
+__all__ = ["FAMILIES", "Model", "empty_model", "parse_config", "read_config"]
 
 
 def read_config(folder: str | Path) -> ModelConfig:
@@ -42,7 +47,7 @@ def _read(reader: ConfigReader) -> ModelConfig:
     return FAMILIES[name].read_config(reader)
 
 
-def empty_model(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> Decoder:
+def empty_model(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> Model:
     """The family's model on the device, in the dtype, its parameters not initialised."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)

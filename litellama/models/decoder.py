@@ -6,6 +6,7 @@ what it adds, and the next norm adds it (``skip_rms_norm``).  Lesson 11 builds t
 """
 
 import re
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -147,13 +148,17 @@ class Decoder(nn.Module):
         positions: torch.Tensor,
         cache: torch.Tensor,
         batch: AttentionBatch,
+        features: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> torch.Tensor:
         """Hidden states [T, hidden] of one packed step, normed, ready for ``logits``.
 
         token_ids, positions: int64 [T].  cache: [layers, 2, blocks, block_size, Hkv, D]; the step's
-        keys and values are written into it.
+        keys and values are written into it.  features: rows int64 [n] of the step that stand for
+        parts of a picture, and what their embeddings are replaced by, [n, hidden].
         """
         hidden, residual = F.embedding(token_ids, self.embed_tokens), None
+        if features is not None:
+            hidden[features[0]] = features[1]
         rotary = rotary_tables(positions, self.frequencies)
         if not token_ids.is_cuda:  # torch's rope is quicker in one dtype; Triton's takes either
             rotary = (rotary[0].to(hidden.dtype), rotary[1].to(hidden.dtype))
@@ -175,6 +180,10 @@ class Decoder(nn.Module):
         derived = re.compile(r".*\.rotary_emb\.inv_freq")
         return [derived] if self.lm_head is not None else [derived, "lm_head.weight"]
 
+    def checkpoint_name(self, name: str) -> str:
+        """Decoders' checkpoints have one spelling."""
+        return name
+
     def _pieces(self, name: str, shape: torch.Size) -> Pieces:
         c = self.config
         if name == "embed_tokens":
@@ -182,11 +191,21 @@ class Decoder(nn.Module):
         if name.startswith("lm_head"):
             return [(name, tuple(shape))]
         fused = {
-            "qkv_proj": (("q_proj", c.q_size), ("k_proj", c.kv_size), ("v_proj", c.kv_size)),
-            "gate_up_proj": (("gate_proj", c.intermediate_size), ("up_proj", c.intermediate_size)),
+            "qkv_proj": [("q_proj", c.q_size), ("k_proj", c.kv_size), ("v_proj", c.kv_size)],
+            "gate_up_proj": [(part, c.intermediate_size) for part in ("gate_proj", "up_proj")],
         }
-        for part, pieces in fused.items():
-            if part in name:
-                rest = tuple(shape[1:])
-                return [(f"model.{name.replace(part, p)}", (rows, *rest)) for p, rows in pieces]
-        return [(f"model.{name}", tuple(shape))]
+        return fused_pieces(f"model.{name}", shape, fused)
+
+
+def fused_pieces(
+    name: str, shape: torch.Size, fused: Mapping[str, Sequence[tuple[str, int]]]
+) -> Pieces:
+    """The checkpoint tensors of a parameter: one, or those that its module's name stands for.
+
+    fused: for the name of a fused module, the names of its parts and the rows of each.
+    """
+    for module, parts in fused.items():
+        if f".{module}." in name:
+            rest = tuple(shape[1:])
+            return [(name.replace(module, part), (rows, *rest)) for part, rows in parts]
+    return [(name, tuple(shape))]

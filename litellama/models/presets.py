@@ -12,8 +12,7 @@ import torch
 
 from litellama.config import ModelConfig
 from litellama.errors import RequestError
-from litellama.models import empty_model, parse_config
-from litellama.models.decoder import Decoder
+from litellama.models import Model, empty_model, parse_config
 
 PREFIX = "random:"
 STD = 0.02  # of random weights, as most families initialise them before training
@@ -98,6 +97,27 @@ PRESETS: dict[str, dict[str, Any]] = {
     "qwen3-0.6b": QWEN3 | _sizes(1024, 3072, 28, 16),
     "qwen3-4b": QWEN3 | _sizes(2560, 9728, 36, 32),
     "qwen3-8b": QWEN3 | _sizes(4096, 12288, 36, 32) | {"tie_word_embeddings": False},
+    "llava-1.5-7b": {
+        "architectures": ["LlavaForConditionalGeneration"],
+        "model_type": "llava",
+        "text_config": {
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "vocab_size": 32064,
+            "max_position_embeddings": 4096,
+            "rms_norm_eps": 1e-05,
+        },
+        "vision_config": {
+            "model_type": "clip_vision_model",
+            **_sizes(1024, 4096, 24, 16),
+            "image_size": 336,
+            "patch_size": 14,
+        },
+        "image_token_index": 32000,
+        "projector_hidden_act": "gelu",
+        "vision_feature_layer": -2,
+        "vision_feature_select_strategy": "default",
+    },
 }
 
 
@@ -112,7 +132,7 @@ def preset_config(name: str) -> ModelConfig:
 @torch.no_grad()
 def random_model(
     config: ModelConfig, device: torch.device, dtype: torch.dtype, seed: int = 0
-) -> Decoder:
+) -> Model:
     """A model whose matrices are normal with standard deviation 0.02; norms 1, biases 0.
 
     Made on the device in the dtype, with nothing copied from the host.  The same seed gives the
@@ -123,7 +143,7 @@ def random_model(
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
             parameter.zero_()
-        elif parameter.ndim == 1:
+        elif "norm" in name:
             parameter.fill_(1)
         else:
             parameter.normal_(0, STD, generator=generator)

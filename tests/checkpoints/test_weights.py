@@ -30,6 +30,9 @@ class Fused(nn.Module):
     def ignored_checkpoint_names(self):
         return ["tied.weight", re.compile(r".*rotary_emb\.inv_freq")]
 
+    def checkpoint_name(self, name):
+        return name.removeprefix("older.")
+
 
 @pytest.fixture
 def tensors() -> dict[str, torch.Tensor]:
@@ -53,6 +56,16 @@ def test_fills_fused_and_plain_parameters(tensors, tmp_path, stored, wanted):
     assert torch.equal(model.qkv, fused.to(wanted))
     assert torch.equal(model.norm, tensors["n"].to(wanted))
     assert [p.data_ptr() for p in model.parameters()] == storages, "filled in place"
+
+
+def test_a_checkpoint_may_use_another_spelling_but_not_both(tensors, tmp_path):
+    renamed = {("older.q" if name == "q" else name): tensor for name, tensor in tensors.items()}
+    model = Fused()
+    load_weights(model, save(renamed, tmp_path))
+    assert torch.equal(model.qkv, torch.cat([tensors["q"], tensors["k"], tensors["v"]]))
+    save(tensors | renamed, tmp_path)
+    with pytest.raises(CheckpointError, match=r"has both '(older\.)?q' and '(older\.)?q'"):
+        load_weights(Fused(), tmp_path)
 
 
 def test_parts_of_one_parameter_may_be_in_different_shards(tensors, tmp_path):

@@ -19,6 +19,8 @@ PUBLISHED = {
     "qwen3-0.6b": 596_049_920,
     "qwen3-4b": 4_022_468_096,
     "qwen3-8b": 8_190_735_360,
+    # Less the last layer of the vision tower and the norm after it, which LLaVA does not use.
+    "llava-1.5-7b": 7_063_427_072 - 12_598_272,
 }
 
 
