@@ -8,11 +8,12 @@ import json
 import sys
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 from litellama.bench import report
 
 HERE = Path(__file__).parent
-README = HERE.parent / "README.md"
+README, IMAGES = HERE.parent / "README.md", HERE.parent / "images"
 BEGIN, END = "<!-- measured: written by benchmarks/summary.py -->\n", "<!-- end of measured -->"
 
 
@@ -31,18 +32,24 @@ def main() -> int:
 
 
 def summary() -> str:
-    """The tables, one for each record, in the order of the files' names."""
-    parts = []
+    """Each chart once, and a table for each record, in the order of the files' names."""
+    parts: list[str] = []
+    shown: set[str] = set()
     for path in sorted(HERE.glob("*.json")):
         record = json.loads(path.read_text(encoding="utf-8"))
-        if path.name.startswith("kernels_"):
-            table = kernel_table
-            parts.append(f"\n![{report.in_words(record)}](images/{path.stem}.svg)\n")
-        else:
-            table = engine_table
+        chart = "_".join(path.stem.split("_")[:2]) + ".svg"
+        if chart not in shown and (IMAGES / chart).exists():
+            shown.add(chart)
+            parts.append(f"\n![{alt_text(IMAGES / chart)}]({IMAGES.name}/{chart})\n")
+        table = TABLES[record.get("kind", "kernels")](record)
         source = f"[{path.name}]({HERE.name}/{path.name}), {record['date']}, {software(record)}"
-        parts.append(f"\n{table(record)}\n`{record['command']}`: {source}.\n\n")
-    return "".join(parts)
+        parts.append(f"\n{table}\n`{record['command']}`: {source}.\n")
+    return "".join(parts) + "\n"
+
+
+def alt_text(chart: Path) -> str:
+    """What the chart says of itself."""
+    return ElementTree.parse(chart).getroot().attrib["aria-label"]
 
 
 def software(record: dict[str, Any]) -> str:
@@ -52,46 +59,103 @@ def software(record: dict[str, Any]) -> str:
 
 def kernel_table(record: dict[str, Any]) -> str:
     """A table for each group of kernels: ours, the peers or the best of many, and the limit."""
-    parts = [
-        f"**Kernels on one {record['gpu']}**: medians, cold L2 cache; × is litellama's rate over "
-        "that of the quickest peer. Of the memory-bound kernels only the cases of 256 MB and more "
-        "are shown; the record has the small ones too.\n"
-    ]
+    tables = []
     for name, group in report.grouped(report.headline(report.lines(record))).items():
         headings = report.headings(group)
         limit = report.limit_in_words(record, group[0].unit)
-        parts += [
-            f"\n| {name}, {group[0].unit} ({limit}) | {' | '.join(headings)} |",
+        lines = [
+            f"| {name}, {group[0].unit} ({limit}) | {' | '.join(headings)} |",
             f"|---|{'---:|' * len(headings)}",
         ]
         for line in group:
             cells = " | ".join(report.cells(line, headings))
-            parts.append(f"| `{line.kernel}` {line.case} | {cells} |")
-    return "\n".join(parts) + "\n"
+            lines.append(f"| `{line.kernel}` {line.case} | {cells} |")
+        tables.append("\n".join(lines) + "\n")
+    return (
+        f"**Kernels on one {record['gpu']}**: medians, cold L2 cache; × is litellama's rate over "
+        "that of the quickest peer. Of the memory-bound kernels only the cases of 256 MB and more "
+        "are shown; the record has the small ones too.\n\n"
+    ) + "\n".join(tables)
 
 
 def engine_table(record: dict[str, Any]) -> str:
-    """Both engines, and how many times faster ours is."""
-    work = record["work"]
-    where = record.get("gpu") or f"{record['threads']} threads of {record['cpu']}"
-    tokens = record["tokens"]
+    """The engines, how near to the limit they are, and how many times faster ours is."""
+    work, peers = record["work"], record["peers"]
+    has_memory = any("peak_memory_bytes" in peer for peer in peers.values())
+    headings = ["engine", "first token", "decode step", "tokens/s", "of limit", "litellama is"]
+    headings += ["peak memory"] * has_memory
     lines = [
         f"**{record['model']} in {record['dtype']}**, batch {work['batch']}, "
-        f"{work['prompt_tokens']} prompt and {work['new_tokens']} new tokens, {where}; medians of "
-        f"{work['repeats']}. Greedy tokens: {tokens['same']} sequences the same, {tokens['tie']} "
-        f"parted at a tie, {tokens['different']} different.\n",
-        "| engine | first token | decode step | tokens/s | litellama is |",
-        "|---|---:|---:|---:|---:|",
+        f"{work['prompt_tokens']} prompt and {work['new_tokens']} new tokens, "
+        f"{report.machine_of(record)}; medians of {work['repeats']}.{token_counts(record)}\n",
+        f"| {' | '.join(headings)} |",
+        f"|---|{'---:|' * (len(headings) - 1)}",
     ]
     ratios = record["times_faster_litellama"]
-    for name, peer in record["peers"].items():
-        ratio = f"{ratios[name]['decode']:.2f}× as fast" if name in ratios else ""
-        lines.append(
-            f"| {name} | {peer['first_token_ms']:.0f} ms | {peer['ms_per_token']:.2f} ms | "
-            f"{peer['decode_tokens_per_s']:.1f} | {ratio} |"
-        )
+    for name, peer in peers.items():
+        cells = [
+            name,
+            f"{peer['first_token_ms']:.0f} ms",
+            f"{peer['ms_per_token']:.2f} ms",
+            f"{peer['decode_tokens_per_s']:,.1f}",
+            f"{peer['fraction_of_limit']:.0%}",
+            f"{ratios[name]['decode']:.2f}× as fast" if name in ratios else "",
+        ]
+        if has_memory:
+            cells.append(f"{peer['peak_memory_bytes'] / 1e9:.1f} GB")
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
+
+def token_counts(record: dict[str, Any]) -> str:
+    """How many greedy sequences came out the same as each peer's."""
+    return "".join(
+        f" Greedy tokens beside {name}: {count['same']} sequences the same, {count['tie']} parted "
+        f"at a tie, {count['different']} different."
+        for name, count in record["tokens"].items()
+    )
+
+
+def queue_table(record: dict[str, Any]) -> str:
+    """Output tokens per second of a queue of requests."""
+    work, first = record["work"], record["repetitions"][0]
+    memory = record.get("peak_memory_bytes")
+    return (
+        f"**{record['model']} in {record['dtype']}**, {work['requests']} requests of "
+        f"{work['shortest']} to {work['longest']} prompt and as many new tokens, at most "
+        f"{work['max_num_seqs']} at once, {report.machine_of(record)}: "
+        f"**{record['tokens_per_s']:,.0f} output tokens/s**, {record['fraction_of_limit']:.0%} of "
+        f"the limit, in {first['steps']} steps"
+        + (f", {memory / 1e9:.1f} GB at the peak" if memory else "")
+        + ".\n"
+    )
+
+
+def prefix_table(record: dict[str, Any]) -> str:
+    """Time to the first token with and without reuse of a shared prefix."""
+    work, times = record["work"], record["times_faster"]
+
+    def ms(key: str) -> str:
+        return f"{1e3 * record[key]:.1f} ms"
+
+    return (
+        f"**{record['model']} in {record['dtype']}**, {work['requests']} requests that share "
+        f"{work['prefix_tokens']} tokens and have {work['own_tokens']} of their own, "
+        f"{report.machine_of(record)}: time until the last has its first token.\n\n"
+        f"| the prefix is | one request | {work['requests']} at once | quicker by |\n"
+        "|---|---:|---:|---:|\n"
+        f"| computed by each | {ms('without_alone_s')} | {ms('without_s')} |  |\n"
+        f"| shared among them |  | {ms('together_s')} | {times['together']:.1f}× |\n"
+        f"| in the cache | {ms('cached_alone_s')} | {ms('cached_s')} | {times['cached']:.1f}× |\n"
+    )
+
+
+TABLES = {
+    "kernels": kernel_table,
+    "generate": engine_table,
+    "queue": queue_table,
+    "prefix": prefix_table,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,10 +1,12 @@
-"""Draw the measured kernels: ``python images/plot_benchmarks.py [FOLDER]`` (or ``make figures``).
+"""Draw what was measured: ``python images/plot_benchmarks.py [FOLDER]`` (or ``make figures``).
 
-Each ``kernels_NAME.json`` in benchmarks/ becomes images/kernels_NAME.svg, from the record alone.
+Each ``kernels_NAME.json`` in benchmarks/ becomes images/kernels_NAME.svg, and all the
+``engine_NAME_*.json`` together images/engine_NAME.svg, from the records alone.
 """
 
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,61 +14,145 @@ from litellama.bench import report
 from litellama.course.drawing import PALETTE, Drawing
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-LEFT, SCALE, ROW = 292, 380, 34  # where bars start, pixels of 100%, height of a line
+WIDTH, LEFT, SCALE = 894, 292, 380  # of the picture; where bars start; pixels of 100%
+OURS, OTHER, GAP = 14, 11, 9  # heights of bars, and the space after a row
 MOST = 1.02  # a cache can lift a small case past the limit; its number says by how much
-WIDTH = 894
 
 
-def chart(record: dict[str, Any]) -> str:
-    """Bars of the fraction of the limit: litellama's in blue, the quickest peer's in grey."""
-    groups = report.grouped(report.headline(report.lines(record)))
-    height = 66 + sum(44 + ROW * len(group) for group in groups.values())
-    d = Drawing(WIDTH, height, report.in_words(record))
-    d.text(24, 30, f"Kernels on one {record['gpu']}", 15, "", "start")
-    d.box(LEFT, 38, 14, 11, style="lit")
-    d.text(LEFT + 22, 48, "litellama", 11, "soft", "start")
-    d.box(LEFT + 96, 38, 14, 11, style="plain")
-    d.text(LEFT + 118, 48, "quickest peer", 11, "soft", "start")
+@dataclass(frozen=True)
+class Bar:
+    """A fraction of the limit, and the words beside it."""
+
+    fraction: float
+    words: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """litellama's bar, if there is one, and those of others under it."""
+
+    label: str
+    ours: Bar | None
+    others: tuple[Bar, ...]
+
+    @property
+    def height(self) -> int:
+        return OURS + OTHER * len(self.others) + GAP
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows that share a limit."""
+
+    name: str
+    limit: str
+    rows: list[Row]
+
+
+def chart(title: str, alt: str, other: str, groups: list[Group]) -> str:
+    """Bars of the fraction of the limit: litellama's in blue, those of ``other`` in grey."""
+    height = 66 + sum(44 + sum(row.height for row in group.rows) for group in groups)
+    d = Drawing(WIDTH, height, alt)
+    d.text(24, 30, title, 15, "", "start")
+    for x, style, words in ((LEFT, "lit", "litellama"), (LEFT + 96, "plain", other)):
+        d.box(x, 40, 14, 11, style=style)
+        d.text(x + 22, 50, words, 11, "soft", "start")
     top = 66
-    for name, group in groups.items():
-        limit = report.limit_of(record, group[0].unit)
-        words = report.limit_in_words(record, group[0].unit)
-        d.text(24, top + 20, name, 13, "", "start")
-        d.text(LEFT + SCALE, top + 20, f"100% is {words}", 11, "soft", "end")
-        bottom = top + 30 + ROW * len(group)
-        for line in group:
-            bars(d, top + 30, line, group, limit)
-            top += ROW
+    for group in groups:
+        d.text(24, top + 20, group.name, 13, "", "start")
+        d.text(LEFT + SCALE, top + 20, f"100% is {group.limit}", 11, "soft", "end")
+        top += 30
+        bottom = top + sum(row.height for row in group.rows)
+        for row in group.rows:
+            draw_row(d, top, row)
+            top += row.height
         d.parts.append(
-            f'<path d="M{LEFT + SCALE} {bottom - ROW * len(group) - 4}V{bottom - 4}" fill="none"'
-            f' stroke="{PALETTE["vermilion"]}" stroke-width="1.6" stroke-dasharray="5 4"/>'
+            f'<path d="M{LEFT + SCALE} {bottom - sum(r.height for r in group.rows) - 4}'
+            f'V{bottom - 4}" fill="none" stroke="{PALETTE["vermilion"]}" stroke-width="1.6"'
+            ' stroke-dasharray="5 4"/>'
         )
-        top += 44
+        top += 14
     return d.svg()
 
 
-def bars(d: Drawing, top: float, line: report.Line, group: list[report.Line], limit: float) -> None:
-    """One line: its name, litellama's bar, and the quickest peer's under it."""
-    d.text(24, top + 17, report.label(line, group), 12, "", "start")
-    values = LEFT + SCALE + 12
-    if line.fraction is not None:
-        d.box(LEFT, top, SCALE * min(line.fraction, MOST), 14, style="lit")
-        words = f"{line.rates[report.OURS]:.0f} {line.unit}, {line.fraction:.0%}"
-        d.text(values, top + 11, words, 12, "", "start")
-    if line.best_peer:
-        name, rate = line.best_peer
-        d.box(LEFT, top + 15, SCALE * min(rate / limit, MOST), 10, style="plain")
-        d.text(values, top + 24, f"{rate:.0f} {name}", 10.5, "soft", "start")
+def draw_row(d: Drawing, top: float, row: Row) -> None:
+    """Its name, its bars one under the other, and what they are worth."""
+    d.text(24, top + 17, row.label, 12, "", "start")
+    right = LEFT + SCALE + 12
+    if row.ours:
+        d.box(LEFT, top, SCALE * min(row.ours.fraction, MOST), OURS, style="lit")
+        d.text(right, top + 11, row.ours.words, 12, "", "start")
+    for i, bar in enumerate(row.others):
+        y = top + OURS + 1 + i * OTHER
+        d.box(LEFT, y, SCALE * min(bar.fraction, MOST), OTHER - 1, style="plain")
+        d.text(right, y + 9, bar.words, 10.5, "soft", "start")
+
+
+def kernels_chart(record: dict[str, Any]) -> str:
+    """The large cases of every kernel beside the quickest peer."""
+    groups = []
+    for name, lines in report.grouped(report.headline(report.lines(record))).items():
+        unit = lines[0].unit
+        limit = report.limit_of(record, unit)
+        rows = []
+        for line in lines:
+            ours, others = None, []
+            if line.fraction is not None:
+                words = f"{line.rates[report.OURS]:.0f} {unit}, {line.fraction:.0%}"
+                ours = Bar(line.fraction, words)
+            if line.best_peer:
+                peer, rate = line.best_peer
+                others.append(Bar(rate / limit, f"{rate:.0f} {peer}"))
+            rows.append(Row(report.label(line, lines), ours, tuple(others)))
+        groups.append(Group(name, report.limit_in_words(record, unit), rows))
+    alt = report.in_words(record)
+    return chart(f"Kernels on one {record['gpu']}", alt, "quickest peer", groups)
+
+
+def engine_chart(records: list[dict[str, Any]]) -> str:
+    """The engine's decoding in every record, beside transformers."""
+    rows, said = [], []
+    for record in records:
+        measured = report.engine_rates(record)
+        bars = [
+            Bar(fraction, f"{rate:,.0f} tokens/s{f', {fraction:.0%}' if not i else ' ' + name}")
+            for i, (name, rate, fraction) in enumerate(measured)
+        ]
+        rows.append(Row(report.engine_label(record), bars[0], tuple(bars[1:])))
+        numbers = ", ".join(f"{name} {rate:,.0f} ({share:.0%})" for name, rate, share in measured)
+        said.append(f"{report.engine_label(record)}: {numbers}")
+    where = report.machine_of(records[0])
+    alt = f"Tokens/s of decoding on {where}, and of the limit. {'; '.join(said)}."
+    groups = [Group("tokens/s of decoding", "weights and keys read at the memory's speed", rows)]
+    return chart(f"The engine on {where}", alt, "transformers", groups)
+
+
+def charts() -> dict[str, str]:
+    """File name -> SVG, for every record."""
+    made = {}
+    for path in sorted(BENCHMARKS.glob("kernels_*.json")):
+        made[path.with_suffix(".svg").name] = kernels_chart(read(path))
+    machines: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted(BENCHMARKS.glob("engine_*.json")):
+        record = read(path)
+        if record["kind"] in report.DECODING:
+            machines.setdefault(path.stem.split("_")[1], []).append(record)
+    for name, records in machines.items():
+        made[f"engine_{name}.svg"] = engine_chart(records)
+    return made
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A record."""
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def main(folder: Path) -> None:
-    """Write the chart of every record into ``folder``."""
-    records = sorted(BENCHMARKS.glob("kernels_*.json"))
-    for path in records:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        target = folder / path.with_suffix(".svg").name
-        target.write_text(chart(record), encoding="utf-8", newline="\n")
-    print(f"{len(records)} charts in {folder}")
+    """Write the charts of all records into ``folder``."""
+    made = charts()
+    for name, svg in made.items():
+        (folder / name).write_text(svg, encoding="utf-8", newline="\n")
+    print(f"{len(made)} charts in {folder}")
 
 
 if __name__ == "__main__":

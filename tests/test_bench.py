@@ -2,6 +2,10 @@
 
 import importlib.util
 import json
+import random
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from xml.etree import ElementTree
@@ -10,10 +14,25 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from litellama import LLM, SamplingParams
 from litellama import kernels as ops
-from litellama.bench import attention, elementwise, engine, kernels, machine, matvec, report, timing
+from litellama.bench import (
+    attention,
+    elementwise,
+    engine,
+    kernels,
+    limits,
+    machine,
+    matvec,
+    peers,
+    report,
+    serving,
+    timing,
+)
 from litellama.bench.case import Case, Peer, normal
+from litellama.bench.peers import Prompts
 from litellama.errors import RequestError
+from litellama.models import presets
 from tests.fake_record import kernel_record
 
 ROOT = Path(__file__).parents[1]
@@ -25,31 +44,43 @@ class FakePeer:
     def __init__(self, name: str, log: list, token: int = 7) -> None:
         self.name, self.log, self.token = name, log, token
 
-    def generate(self, prompts: engine.Prompts, new_tokens: int) -> engine.Prompts:
+    def generate(self, prompts: Prompts, new_tokens: int) -> Prompts:
         self.log.append((self.name, new_tokens, prompts))
         return [[self.token] * new_tokens for _ in prompts]
+
+    def warm_up_tokens(self, new_tokens: int) -> int:
+        return 2
 
 
 def test_work_is_equal_and_alternates() -> None:
     log: list = []
     work = engine.Work(batch=2, prompt_tokens=5, new_tokens=4, repeats=3)
-    peers = [FakePeer("a", log), FakePeer("b", log)]
-    times, outputs = engine.alternate(peers, work, 100, progress=lambda message: None)
+    both = [FakePeer("a", log), FakePeer("b", log)]
+    watched: list = []
 
+    def watch(name: str) -> AbstractContextManager[None]:
+        watched.append(name)
+        return nullcontext()
+
+    times, outputs = engine.alternate(both, work, 100, lambda message: None, watch)
+
+    assert [(name, n) for name, n, _ in log[:4]] == [("a", 2), ("a", 1), ("b", 2), ("b", 1)]
+    timed = log[4:]
     assert [len(times[name]) for name in "ab"] == [3, 3]  # the warm-up is not counted
-    assert len(outputs) == 4  # but its tokens are compared too
-    by_peer = {name: [(n, p) for peer, n, p in log if peer == name] for name in "ab"}
+    assert [list(made) for _, made in outputs] == [["a", "b"]] * 3
+    by_peer = {name: [(n, p) for peer, n, p in timed if peer == name] for name in "ab"}
     assert by_peer["a"] == by_peer["b"], "both sides get the same prompts and lengths"
-    prompts = [str(p) for _, p in by_peer["a"]]
+    prompts = [str(p) for _, _, p in log[:4]] + [str(p) for _, p in by_peer["a"]]
     assert len(set(prompts)) == len(prompts), "a cached prefix must not help: prompts are fresh"
     assert all(len(row) == 5 for _, rows in by_peer["a"] for row in rows)
-    first_of_turn = [name for i, (name, _, _) in enumerate(log) if i % 4 == 0]
-    assert first_of_turn == ["b", "a", "b", "a"], "the peers take turns at going first"
+    first_of_turn = [name for i, (name, _, _) in enumerate(timed) if i % 4 == 0]
+    assert first_of_turn == ["a", "b", "a"], "the peers take turns at going first"
+    assert watched == ["a", "b", "a", "b", "b", "a", "a", "b"]
 
 
 def test_a_peer_that_makes_too_few_tokens_is_refused() -> None:
     class Short(FakePeer):
-        def generate(self, prompts: engine.Prompts, new_tokens: int) -> engine.Prompts:
+        def generate(self, prompts: Prompts, new_tokens: int) -> Prompts:
             return [row[:-1] for row in super().generate(prompts, new_tokens)]
 
     with pytest.raises(RequestError, match="made \\[0\\] tokens where 1 each"):
@@ -62,7 +93,7 @@ def test_medians_and_ratios_by_hand() -> None:
 
     times = {"litellama": repetitions(1, 2, 6), "transformers": repetitions(5, 4, 30)}
     work = engine.Work(batch=2, new_tokens=10)
-    summary = engine.summarise(times, work, weight_bytes=1000, bandwidth=1e6)
+    summary = engine.summarise(times, work, step_bytes=1000, bandwidth=1e6)
 
     ours = summary["peers"]["litellama"]
     assert ours["ms_per_token"] == pytest.approx(2)
@@ -77,9 +108,9 @@ def test_medians_and_ratios_by_hand() -> None:
 def test_tokens_are_the_same_or_a_tie_or_different() -> None:
     prompt = [[1, 2]]
     outputs = [
-        (prompt, {"a": [[3, 4]], "b": [[3, 4]]}),
-        (prompt, {"a": [[3, 5]], "b": [[3, 6]]}),
-        (prompt, {"a": [[3, 5]], "b": [[4, 5]]}),
+        (prompt, {"a": [[3, 4]], "b": [[3, 4]], "c": [[3, 4]]}),
+        (prompt, {"a": [[3, 5]], "b": [[3, 6]], "c": [[3, 5]]}),
+        (prompt, {"a": [[3, 5]], "b": [[4, 5]], "c": [[3, 5]]}),
     ]
     asked = []
 
@@ -87,7 +118,10 @@ def test_tokens_are_the_same_or_a_tie_or_different() -> None:
         asked.append((list(ids), a, b))
         return 0.0 if (a, b) == (5, 6) else 0.5
 
-    assert engine.compare_tokens(outputs, gap) == {"same": 1, "tie": 1, "different": 1}
+    assert engine.compare_tokens(outputs, gap) == {
+        "b": {"same": 1, "tie": 1, "different": 1},
+        "c": {"same": 3, "tie": 0, "different": 0},
+    }
     assert asked == [([1, 2, 3], 5, 6), ([1, 2], 3, 4)]
 
 
@@ -103,32 +137,166 @@ def test_both_engines_on_a_tiny_model(tiny_llama: Path, batch: int) -> None:
     seen: list[str] = []
     record = engine.run(str(tiny_llama), work, "cpu", "float32", progress=seen.append)
 
-    assert record["tokens"]["different"] == 0
-    assert record["tokens"]["same"] + record["tokens"]["tie"] == batch * 3
+    tokens = record["tokens"]["transformers"]
+    assert tokens["different"] == 0
+    assert tokens["same"] + tokens["tie"] == batch * 2
     assert set(record["peers"]) == {"litellama", "transformers"}
     for peer in record["peers"].values():
         assert peer["ms_per_token"] > 0
         assert len(peer["repetitions"]) == 2
+        assert "peak_memory_bytes" not in peer  # counted on a GPU only
     assert {"torch", "transformers", "python", "litellama"} <= set(record["versions"])
     assert record["threads"] == torch.get_num_threads()
+    # Two of keys and values, 3 layers, 3 heads of 10, float32; 9 + 6 / 2 keys on average.
+    assert record["kv_bytes_per_token"] == 2 * 3 * 3 * 10 * 4
+    assert record["step_bytes"] == record["weight_bytes"] + batch * 720 * 12
     assert any("repetition 2 of 2" in message for message in seen)
     json.dumps(record)  # plain data
 
 
+TINY = {
+    "vocab_size": 96, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
+    "max_position_embeddings": 256, "eos_token_id": 3, "bos_token_id": None,
+}  # fmt: skip
+
+
+@pytest.fixture(params=["llama-3.2-1b", "llama-3.1-8b", "qwen2.5-0.5b", "qwen3-0.6b"])
+def tiny_preset(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A preset made small; one of them with an output matrix of its own."""
+    small = presets.PRESETS[request.param] | TINY
+    monkeypatch.setitem(presets.PRESETS, request.param, small)
+    return f"random:{request.param}"
+
+
+def test_transformers_gets_the_very_weights_of_a_preset(tiny_preset: str) -> None:
+    llm = LLM(tiny_preset, device="cpu", dtype="float32")
+    model = peers.transformers_model(llm)
+    ids = [5, 9, 2, 77, 31]
+    theirs = model(torch.tensor([ids])).logits[0]
+    torch.testing.assert_close(llm.logits(ids), theirs, atol=1e-4, rtol=1e-4)
+    pointers = {p.untyped_storage().data_ptr() for p in llm.model.parameters()}
+    assert all(p.untyped_storage().data_ptr() in pointers for p in model.parameters())
+
+
+def test_a_preset_without_peers(tiny_preset: str) -> None:
+    work = engine.Work(batch=2, prompt_tokens=5, new_tokens=3, repeats=1)
+    record = engine.run(tiny_preset, work, "cpu", "float32", against=[])
+    assert list(record["peers"]) == ["litellama"]
+    assert record["tokens"] == record["times_faster_litellama"] == {}
+
+
+@pytest.mark.parametrize(
+    ("against", "message"),
+    [(["eager", "vllm"], "no peer 'vllm': choose from eager, compiled"), (["compiled"], "a GPU")],
+)
+def test_peers_that_cannot_be_had_are_refused(
+    tiny_llama: Path, against: list[str], message: str
+) -> None:
+    with pytest.raises(RequestError, match=message):
+        engine.run(str(tiny_llama), engine.Work(), "cpu", "float32", against=against)
+
+
+def test_the_limit_of_a_step_by_hand() -> None:
+    # A prompt of 3 and 4 new tokens: the prompt's step makes the first, and the steps of the
+    # other three see 4, 5 and 6 keys.
+    assert limits.mean_context(3, 4) == (4 + 5 + 6) / 3
+    assert limits.step_bytes(1000, 10, 2, 3, 4) == 1000 + 2 * 10 * 5
+    # Two requests at once: as many steps as the longer answer has tokens.
+    assert limits.serving_bytes(1000, 10, [(3, 4), (7, 2)], 2) == 4 * 1000 + 10 * (4 + 5 + 6 + 8)
+    # One at a time: a step for each of the six tokens.
+    assert limits.serving_bytes(1000, 10, [(3, 4), (7, 2)], 1) == 6 * 1000 + 10 * (15 + 8)
+
+
+def test_a_queue_of_unequal_requests(tiny_llama: Path) -> None:
+    work = serving.Queue(requests=5, shortest=2, longest=9, max_num_seqs=3, repeats=2)
+    seen: list[str] = []
+    record = serving.run_queue(str(tiny_llama), work, "cpu", "float32", progress=seen.append)
+    assert record["kind"] == "queue"
+    assert len(record["repetitions"]) == 2
+    first, second = record["repetitions"]
+    assert first["output_tokens"] != second["output_tokens"], "each repetition draws anew"
+    for measured in record["repetitions"]:
+        rate = measured["output_tokens"] / measured["total_s"]
+        assert measured["tokens_per_s"] == pytest.approx(rate)
+        assert measured["steps"] >= measured["output_tokens"] / 3
+        assert 0 < measured["fraction_of_limit"] < 1
+    assert "warm-up" in seen
+    json.dumps(record)
+
+
+def test_a_queue_is_drawn_from_its_lengths() -> None:
+    work = serving.Queue(requests=500, shortest=3, longest=6)
+    prompts, answers = serving.draw_queue(work, 50, random.Random(0))
+    assert {len(prompt) for prompt in prompts} == set(answers) == {3, 4, 5, 6}
+    assert max(max(prompt) for prompt in prompts) == 49
+
+
+def test_a_queue_that_is_cut_short_has_no_speed(
+    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = LLM.generate
+
+    def short(self: LLM, prompts: Prompts, params: list[SamplingParams]) -> list:
+        return honest(self, prompts, [replace(p, max_tokens=1) for p in params])
+
+    monkeypatch.setattr(LLM, "generate", short)
+    work = serving.Queue(requests=2, shortest=2, longest=4, repeats=1)
+    with pytest.raises(RequestError, match="made 2 tokens where"):
+        serving.run_queue(str(tiny_llama), work, "cpu", "float32")
+
+
+def test_a_shared_prefix_is_found_in_the_cache(tiny_llama: Path) -> None:
+    work = serving.SharedPrefix(requests=3, prefix_tokens=64, own_tokens=8, repeats=1)
+    record = serving.run_prefix(str(tiny_llama), work, "cpu", "float32")
+    (measured,) = record["repetitions"]
+    assert measured["fraction_cached"] == pytest.approx(64 / 72)
+    assert measured["same_tokens"] == 3
+    for which, ours in (("cached", "cached_s"), ("together", "together_s")):
+        ratio = measured["without_s"] / measured[ours]
+        assert record["times_faster"][which] == pytest.approx(ratio)
+    json.dumps(record)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: serving.Queue(requests=0), "requests must be at least 1"),
+        (lambda: serving.Queue(shortest=9, longest=3), r"shortest \(9\) is above longest \(3\)"),
+        (lambda: serving.SharedPrefix(own_tokens=-1), "own_tokens must be at least 1, got -1"),
+    ],
+)
+def test_impossible_serving_is_refused(make: Callable, message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        make()
+
+
 def test_the_weights_of_a_step(tiny_llama: Path, tmp_path: Path) -> None:
-    from litellama import LLM
     from tests.checkpoint_maker import make_llama
 
     def bytes_of(folder: Path) -> tuple[int, int]:
         llm = LLM(folder, device="cpu", dtype="float32")
         everything = sum(p.numel() * 4 for p in llm.model.parameters())
-        return engine.weight_bytes(llm), everything - llm.config.vocab_size * 60 * 4
+        return limits.weight_bytes(llm), everything - llm.config.vocab_size * 60 * 4
 
     step, _ = bytes_of(tiny_llama)  # tied: the embedding is read in full, as the output matrix
     untied_step, untied_all_but_embedding = bytes_of(
         make_llama(tmp_path / "untied", tie_word_embeddings=False)
     )
     assert untied_step == untied_all_but_embedding == step
+
+
+def test_a_recorded_command_has_no_paths(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = [
+        "/somewhere/bin/litellama",
+        "bench",
+        "-m",
+        "random:qwen3-0.6b",
+        "-o",
+        "/tmp/a b/x.json",
+    ]
+    monkeypatch.setattr("sys.argv", words)
+    assert machine.command() == "litellama bench -m random:qwen3-0.6b -o x.json"
 
 
 def test_bandwidth_is_of_the_order_of_memory() -> None:
@@ -424,8 +592,8 @@ def test_what_fails_is_named_and_the_others_go_on(bench: kernels.Bench) -> None:
     def crash(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         raise RuntimeError("no kernel\nof that shape")
 
-    peers = Peer("broken", crash), Peer("wrong", torch.add), Peer("right", lambda a, b: b * a)
-    rows = bench.measure(small_case(*peers), "float32")
+    others = Peer("broken", crash), Peer("wrong", torch.add), Peer("right", lambda a, b: b * a)
+    rows = bench.measure(small_case(*others), "float32")
     assert [row["peer"] for row in rows] == ["litellama", "right"]
     broken, wrong = bench.failed
     assert broken == {
@@ -462,8 +630,8 @@ def test_kernels_are_timed_on_a_gpu() -> None:
     saved = []
     record = kernels.run(["mul"], only="4096×4096", repeats=3, save=lambda r: saved.append(dict(r)))
     assert not record["failed"]
-    peers = ["litellama", "torch eager", "torch.compile"]
-    assert [row["peer"] for row in record["results"]] == peers * 2  # 4096 and 16384 rows
+    names = ["litellama", "torch eager", "torch.compile"]
+    assert [row["peer"] for row in record["results"]] == names * 2  # 4096 and 16384 rows
     assert all(0.1 < row["fraction_of_copy"] < 1.2 for row in record["results"])
     assert len(saved) == 2
     assert 1e13 < record["matmul_flop_per_s"] < 1e16
@@ -529,7 +697,7 @@ def test_the_readme_table_has_every_kernel() -> None:
 def test_the_chart_shows_every_kernel_and_says_it_in_words() -> None:
     record = without(kernel_record(), "matvec", "litellama")
     plot = load("images/plot_benchmarks.py")
-    root = ElementTree.fromstring(plot.chart(record))
+    root = ElementTree.fromstring(plot.kernels_chart(record))
     words = [text.text for text in root.iter("{http://www.w3.org/2000/svg}text")]
     assert "hd64 T4096" in " ".join(words)
     assert "560 TFLOP/s, 80%" in words
@@ -540,6 +708,58 @@ def test_the_chart_shows_every_kernel_and_says_it_in_words() -> None:
     measured = [line for line in report.lines(record) if line.fraction]
     assert len(bars) == 1 + len(measured)  # one in the legend
     assert float(bars[1].get("width")) == pytest.approx(0.8 * plot.SCALE)
+
+
+def engine_record(**changes: object) -> dict:
+    """A record of the engine on a GPU, with invented figures."""
+    peer = {"first_token_ms": 5.0, "ms_per_token": 2.0, "decode_tokens_per_s": 1234.5}
+    peer |= {"fraction_of_limit": 0.8, "peak_memory_bytes": 3.2e9}
+    slow = peer | {"fraction_of_limit": 0.3, "decode_tokens_per_s": 400.0}
+    count = {"same": 1, "tie": 2, "different": 3}
+    return {
+        "kind": "generate", "model": "random:llama-3.2-1b", "dtype": "bfloat16", "gpu": "Some GPU",
+        "work": {"batch": 12, "prompt_tokens": 25, "new_tokens": 1900, "repeats": 1},
+        "peers": {"litellama": peer, "transformers": slow},
+        "times_faster_litellama": {"transformers": {"decode": 3.08}},
+        "tokens": {"transformers": count},
+    } | changes  # fmt: skip
+
+
+QUEUE = {
+    "kind": "queue", "tokens_per_s": 16000.0, "fraction_of_limit": 0.61, "peak_memory_bytes": 70e9,
+    "work": {"requests": 256, "shortest": 100, "longest": 1024, "max_num_seqs": 200},
+    "repetitions": [{"steps": 1100}],
+}  # fmt: skip
+PREFIX = {
+    "kind": "prefix", "work": {"requests": 64, "prefix_tokens": 2000, "own_tokens": 32},
+    "without_alone_s": 0.02, "without_s": 1.0, "together_s": 0.3, "cached_alone_s": 0.005,
+    "cached_s": 0.125, "times_faster": {"together": 3.33, "cached": 8.0},
+}  # fmt: skip
+
+
+def test_the_engine_in_the_readme() -> None:
+    tables = load("benchmarks/summary.py").TABLES
+    text = tables["generate"](engine_record())
+    assert "**random:llama-3.2-1b in bfloat16**, batch 12, 25 prompt and 1900 new" in text
+    assert "| litellama | 5 ms | 2.00 ms | 1,234.5 | 80% |  | 3.2 GB |" in text
+    assert "| transformers | 5 ms | 2.00 ms | 400.0 | 30% | 3.08× as fast | 3.2 GB |" in text
+    assert "1 sequences the same, 2 parted at a tie, 3 different" in text
+    text = tables["queue"](engine_record(**QUEUE))
+    assert "**16,000 output tokens/s**, 61% of the limit, in 1100 steps, 70.0 GB" in text
+    text = tables["prefix"](engine_record(**PREFIX))
+    assert "| computed by each | 20.0 ms | 1000.0 ms |  |" in text
+    assert "| in the cache | 5.0 ms | 125.0 ms | 8.0× |" in text
+
+
+def test_the_chart_of_the_engine() -> None:
+    plot = load("images/plot_benchmarks.py")
+    root = ElementTree.fromstring(plot.engine_chart([engine_record(), engine_record(**QUEUE)]))
+    said = root.get("aria-label")
+    assert "llama-3.2-1b bf16, 12 × (25 + 1900): litellama 1,234 (80%), transformers 400" in said
+    assert "llama-3.2-1b bf16, 256 of 100–1024: litellama 16,000 (61%)" in said
+    words = [text.text for text in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert "1,234 tokens/s, 80%" in words
+    assert "400 tokens/s transformers" in words
 
 
 def test_recorded_files_say_where_they_come_from() -> None:

@@ -182,7 +182,7 @@ def test_bench_prints_a_table_and_writes_the_record(tiny_llama: Path, tmp_path: 
     assert result.exit_code == 0, result.output
     assert "litellama" in result.stdout
     assert "transformers" in result.stdout
-    assert "3 the same" in result.stdout
+    assert "2 the same" in result.stdout
     record = json.loads(output.read_text())
     assert record["work"]["new_tokens"] == 4
     assert "repetition 2 of 2" in result.stderr
@@ -195,14 +195,42 @@ def test_bench_fails_when_the_tokens_differ(
 
     honest = engine.Litellama.generate
 
-    def wrong(self: engine.Litellama, prompts: engine.Prompts, n: int) -> engine.Prompts:
+    def wrong(self: engine.Litellama, prompts: list, n: int) -> list:
         return [[*row[:-1], (row[-1] + 1) % 100] for row in honest(self, prompts, n)]
 
     monkeypatch.setattr(engine.Litellama, "generate", wrong)
     sizes = ["--prompt-tokens", 8, "--new-tokens", 4, "--repeats", 1]
     result = run("bench", "-m", tiny_llama, "--device", "cpu", "--dtype", "float32", *sizes)
     assert result.exit_code == 1
-    assert "different tokens" in result.stderr
+    assert "different tokens in float32 from transformers" in result.stderr
+
+
+def test_bench_alone(tiny_llama: Path) -> None:
+    sizes = ["--prompt-tokens", 8, "--new-tokens", 4, "--repeats", 1]
+    result = run("bench", "-m", tiny_llama, "--device", "cpu", *sizes, "--against", "none")
+    assert result.exit_code == 0, result.output
+    assert "litellama" in result.stdout
+    assert "transformers" not in result.stdout
+
+
+def test_bench_queue_prints_and_writes(tiny_llama: Path, tmp_path: Path) -> None:
+    sizes = ["--requests", 3, "--shortest", 2, "--longest", 5, "--repeats", 1]
+    output = tmp_path / "queue.json"
+    result = run("bench", "queue", "-m", tiny_llama, "--device", "cpu", *sizes, "-o", output)
+    assert result.exit_code == 0, result.output
+    assert "3 requests of 2 to 5 prompt" in result.stdout
+    assert "output tokens/s" in result.stdout
+    assert json.loads(output.read_text())["kind"] == "queue"
+
+
+def test_bench_prefix_prints_and_writes(tiny_llama: Path, tmp_path: Path) -> None:
+    sizes = ["--requests", 2, "--prefix-tokens", 40, "--own-tokens", 3, "--repeats", 1]
+    output = tmp_path / "prefix.json"
+    result = run("bench", "prefix", "-m", tiny_llama, "--device", "cpu", *sizes, "-o", output)
+    assert result.exit_code == 0, result.output
+    for words in ("40 shared tokens and 3 more", "in the cache", "2 at once"):
+        assert words in " ".join(result.stdout.split())
+    assert json.loads(output.read_text())["kind"] == "prefix"
 
 
 def test_bench_refuses_an_unwritable_output_first(tiny_llama: Path, tmp_path: Path) -> None:

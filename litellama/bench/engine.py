@@ -12,19 +12,19 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
-
-import torch
+from typing import Any
 
 from litellama.bench import machine
+from litellama.bench.limits import kv_bytes_per_token, step_bytes, weight_bytes
+from litellama.bench.peers import Litellama, MemoryMeter, Peer, Prompts, peers_of
 from litellama.errors import RequestError
-from litellama.llm import LLM
-from litellama.sampling import SamplingParams
+from litellama.llm import LLM, pick_device
 
-Prompts = list[list[int]]
 # Float32 engines add in different orders; logits this close are a tie that either may break.
 TIE = 1e-3
+BLOCK_SIZE = 16
 
 
 @dataclass(frozen=True)
@@ -44,61 +44,6 @@ class Work:
                 raise RequestError(f"{name} must be at least {minimum}, got {getattr(self, name)}")
 
 
-class Peer(Protocol):
-    """One side of a comparison."""
-
-    name: str
-
-    def generate(self, prompts: Prompts, new_tokens: int) -> Prompts:
-        """Exactly ``new_tokens`` greedy token ids after each prompt."""
-
-
-class Litellama:
-    """This package's engine, through its front door."""
-
-    name = "litellama"
-
-    def __init__(self, llm: LLM) -> None:
-        self.llm = llm
-
-    def generate(self, prompts: Prompts, new_tokens: int) -> Prompts:
-        params = SamplingParams(temperature=0.0, max_tokens=new_tokens, ignore_eos=True)
-        return [list(output.token_ids) for output in self.llm.generate(prompts, params)]
-
-
-class Transformers:
-    """transformers as it comes: eager mode, its default attention and its dynamic cache."""
-
-    name = "transformers"
-
-    def __init__(self, folder: str, dtype: torch.dtype, device: torch.device) -> None:
-        from transformers import AutoModelForCausalLM
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
-        self.model = model.to(device).eval()
-
-    def generate(self, prompts: Prompts, new_tokens: int) -> Prompts:
-        from transformers import GenerationConfig
-
-        ids = torch.tensor(prompts, device=self.model.device)
-        config = GenerationConfig(
-            do_sample=False, max_new_tokens=new_tokens, eos_token_id=None, pad_token_id=0
-        )
-        # Nothing of the checkpoint's own generation settings: eos_token_id=None never stops.
-        self.model.generation_config = config
-        with torch.inference_mode():
-            out = self.model.generate(ids, attention_mask=torch.ones_like(ids))
-        return out[:, ids.shape[1] :].tolist()
-
-    def gap(self, ids: Sequence[int], a: int, b: int) -> float:
-        """How far apart the logits of tokens ``a`` and ``b`` are after ``ids``."""
-        with torch.inference_mode():
-            logits = self.model(torch.tensor([ids], device=self.model.device)).logits[0, -1]
-        return abs(float(logits[a] - logits[b]))
-
-
 @dataclass(frozen=True)
 class Repetition:
     """One timing of one peer, in seconds."""
@@ -114,11 +59,16 @@ class Repetition:
 
 
 def alternate(
-    peers: Sequence[Peer], work: Work, vocab_size: int, progress: Callable[[str], None]
+    peers: Sequence[Peer],
+    work: Work,
+    vocab_size: int,
+    progress: Callable[[str], None],
+    watch: Callable[[str], AbstractContextManager[None]] = lambda name: nullcontext(),
 ) -> tuple[dict[str, list[Repetition]], list[tuple[Prompts, dict[str, Prompts]]]]:
     """Time every peer ``work.repeats`` times, in turns, after one warm-up each.
 
-    Returns each peer's repetitions, and for each turn the prompts and every peer's token ids.
+    watch: a context around the calls of the peer of that name.  Returns each peer's repetitions,
+    and for each turn the prompts and every peer's token ids, those of the first peer first.
     """
     rng = random.Random(work.seed)
 
@@ -128,19 +78,24 @@ def alternate(
             for _ in range(work.batch)
         ]
 
+    for peer in peers:
+        progress(f"{peer.name}: warm-up")
+        with watch(peer.name):
+            # The long call first: a static cache of its length then serves the short one too.
+            peer.generate(draw(), peer.warm_up_tokens(work.new_tokens))
+            peer.generate(draw(), 1)
     times: dict[str, list[Repetition]] = {peer.name: [] for peer in peers}
     outputs = []
-    for turn in range(work.repeats + 1):
+    for turn in range(1, work.repeats + 1):
         short, long = draw(), draw()
         made = {}
         for peer in peers if turn % 2 else reversed(peers):
-            label = f"repetition {turn} of {work.repeats}" if turn else "warm-up"
-            progress(f"{peer.name}: {label}")
-            first, _ = _timed(peer, short, 1)
-            total, made[peer.name] = _timed(peer, long, work.new_tokens)
-            if turn:
-                times[peer.name].append(Repetition(first, total, work.new_tokens))
-        outputs.append((long, made))
+            progress(f"{peer.name}: repetition {turn} of {work.repeats}")
+            with watch(peer.name):
+                first, _ = _timed(peer, short, 1)
+                total, made[peer.name] = _timed(peer, long, work.new_tokens)
+            times[peer.name].append(Repetition(first, total, work.new_tokens))
+        outputs.append((long, {peer.name: made[peer.name] for peer in peers}))
     return times, outputs
 
 
@@ -155,12 +110,12 @@ def _timed(peer: Peer, prompts: Prompts, new_tokens: int) -> tuple[float, Prompt
 
 
 def summarise(
-    times: dict[str, list[Repetition]], work: Work, weight_bytes: int, bandwidth: float
+    times: dict[str, list[Repetition]], work: Work, step_bytes: float, bandwidth: float
 ) -> dict[str, Any]:
     """Medians per peer, and how many times faster the first peer is than each other, per pair.
 
-    ``fraction_of_limit``: a decode step reads every weight once, which takes weight_bytes /
-    bandwidth seconds at the memory's speed; that time over the measured step.
+    ``fraction_of_limit``: a decode step must read ``step_bytes`` (see ``bench.limits``), which
+    takes step_bytes / bandwidth seconds at the memory's speed; that time over the measured step.
     """
     ours, *others = times
 
@@ -175,7 +130,7 @@ def summarise(
             "ms_per_token": 1e3 * step,
             "decode_tokens_per_s": work.batch / step,
             "tokens_per_s": work.batch * work.new_tokens / median([r.total_s for r in repetitions]),
-            "fraction_of_limit": weight_bytes / bandwidth / step,
+            "fraction_of_limit": step_bytes / bandwidth / step,
             "repetitions": [asdict(r) | {"step_s": r.step_s} for r in repetitions],
         }
     ratios = {}
@@ -192,32 +147,31 @@ def summarise(
 def compare_tokens(
     outputs: list[tuple[Prompts, dict[str, Prompts]]],
     gap: Callable[[Sequence[int], int, int], float],
-) -> dict[str, int]:
-    """Count the sequences on which two peers agree, part at a tie, or differ.
+) -> dict[str, dict[str, int]]:
+    """Count the sequences on which the first peer and each other agree, part at a tie, or differ.
 
     A tie is a first difference between two tokens whose logits are within ``TIE``.
     """
-    counts = {"same": 0, "tie": 0, "different": 0}
+    counts: dict[str, dict[str, int]] = {}
     for prompts, made in outputs:
-        for prompt, mine, theirs in zip(prompts, *made.values(), strict=True):
-            if mine == theirs:
-                counts["same"] += 1
-                continue
-            at = next(i for i, (a, b) in enumerate(zip(mine, theirs, strict=True)) if a != b)
-            tied = gap([*prompt, *mine[:at]], mine[at], theirs[at]) <= TIE
-            counts["tie" if tied else "different"] += 1
+        ours, *others = made
+        for name in others:
+            count = counts.setdefault(name, {"same": 0, "tie": 0, "different": 0})
+            for prompt, mine, theirs in zip(prompts, made[ours], made[name], strict=True):
+                count[_verdict(prompt, mine, theirs, gap)] += 1
     return counts
 
 
-def weight_bytes(llm: LLM) -> int:
-    """Bytes of weights that one decode step reads: all but an embedding that only looks rows up."""
-    parameters = dict(llm.model.named_parameters())
-    total = sum(p.numel() * p.element_size() for p in parameters.values())
-    if not llm.config.tie_word_embeddings:
-        total -= sum(
-            p.numel() * p.element_size() for name, p in parameters.items() if "embed" in name
-        )
-    return total
+def _verdict(
+    prompt: list[int],
+    mine: list[int],
+    theirs: list[int],
+    gap: Callable[[Sequence[int], int, int], float],
+) -> str:
+    if mine == theirs:
+        return "same"
+    at = next(i for i, (a, b) in enumerate(zip(mine, theirs, strict=True)) if a != b)
+    return "tie" if gap([*prompt, *mine[:at]], mine[at], theirs[at]) <= TIE else "different"
 
 
 def run(
@@ -225,30 +179,62 @@ def run(
     work: Work,
     device: str = "auto",
     dtype: str = "auto",
+    against: Sequence[str] | None = None,
     progress: Callable[[str], None] = lambda message: None,
 ) -> dict[str, Any]:
-    """Compare litellama with transformers on ``model``; the record, ready for JSON."""
-    from litellama import checkpoints
+    """Compare litellama with transformers on ``model``; the record, ready for JSON.
 
+    model: what ``LLM`` takes; "random:llama-3.2-1b" needs no checkpoint.  against: "eager" and
+    "compiled" transformers; None: both on a GPU, and on a CPU, where it does not compile, eager.
+    """
     progress("loading litellama")
-    folder = str(checkpoints.resolve(model))
-    length = work.prompt_tokens + work.new_tokens
-    llm = LLM(folder, device=device, dtype=dtype, max_num_seqs=work.batch, max_seq_len=length)
-    weight = next(llm.model.parameters())
+    where = pick_device(device)
+    if against is None:
+        against = ["eager", "compiled"] if where.type == "cuda" else ["eager"]
+    meter = MemoryMeter(where)
+    with meter.watch(Litellama.name):
+        llm = load(model, work, device, dtype)
     progress("loading transformers")
-    theirs = Transformers(folder, weight.dtype, weight.device)
+    theirs = peers_of(llm, against)
+    weights, kv = weight_bytes(llm), kv_bytes_per_token(llm)
+    for peer in theirs:
+        meter.lend(peer.name, sum(p.numel() * p.element_size() for p in llm.model.parameters()))
     progress("measuring the memory's bandwidth")
+    copy, read = machine.copy_bandwidth(where), machine.read_bandwidth(where)
+    times, outputs = alternate(
+        [Litellama(llm), *theirs], work, llm.config.vocab_size, progress, meter.watch
+    )
+    moved = step_bytes(weights, kv, work.batch, work.prompt_tokens, work.new_tokens)
     # A CPU's copy also reads the lines that it overwrites; a GPU's sum can fall short of its copy.
-    copy, read = machine.copy_bandwidth(weight.device), machine.read_bandwidth(weight.device)
-    times, outputs = alternate([Litellama(llm), theirs], work, llm.config.vocab_size, progress)
+    summary = summarise(times, work, moved, max(copy, read))
+    for name, peak in meter.peak.items():
+        summary["peers"][name]["peak_memory_bytes"] = peak
     return {
-        **machine.describe(weight.device),
+        **machine.describe(where),
+        "kind": "generate",
         "model": model,
-        "dtype": str(weight.dtype).removeprefix("torch."),
+        "dtype": str(llm.dtype).removeprefix("torch."),
         "work": asdict(work),
-        "weight_bytes": weight_bytes(llm),
+        "weight_bytes": weights,
+        "kv_bytes_per_token": kv,
+        "step_bytes": moved,
         "copy_bytes_per_s": copy,
         "read_bytes_per_s": read,
-        **summarise(times, work, weight_bytes(llm), max(copy, read)),
-        "tokens": compare_tokens(outputs, theirs.gap),
+        **summary,
+        "tokens": compare_tokens(outputs, theirs[0].gap) if theirs else {},
     }
+
+
+def load(model: str, work: Work, device: str, dtype: str) -> LLM:
+    """litellama with a cache for the work and no more, so that its peak memory means something."""
+    length = work.prompt_tokens + work.new_tokens
+    blocks = work.batch * (-(-length // BLOCK_SIZE) + 1)
+    return LLM(
+        model,
+        device=device,
+        dtype=dtype,
+        max_num_seqs=work.batch,
+        max_seq_len=length,
+        block_size=BLOCK_SIZE,
+        kv_cache_tokens=blocks * BLOCK_SIZE,
+    )

@@ -20,7 +20,7 @@ PACKAGES = ("torch", "triton", "transformers", "numpy", "liger-kernel")
 def describe(device: torch.device) -> dict[str, Any]:
     """The machine, the versions and the command, for the head of a record."""
     record: dict[str, Any] = {
-        "command": " ".join(["litellama", *sys.argv[1:]]),
+        "command": command(),
         "date": time.strftime("%Y-%m-%d"),
         "os": f"{platform.system()} {platform.machine()}",
         "cpu": cpu_name(),
@@ -33,6 +33,11 @@ def describe(device: torch.device) -> dict[str, Any]:
         record["gpu"] = torch.cuda.get_device_name(device)
         record["versions"]["cudnn"] = torch.backends.cudnn.version()
     return record
+
+
+def command() -> str:
+    """The command as it can be repeated anywhere: of a path only the file's name."""
+    return " ".join(["litellama", *(Path(word).name for word in sys.argv[1:])])
 
 
 def versions() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""A record of kernels as lines to print or draw: what is ours, what is the limit, who is next."""
+"""Records as lines to print or draw: what is ours, what is the limit, who is next."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +8,8 @@ SHORT = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 MOST_COLUMNS = 4  # peers side by side that a table of 80 columns has room for
 # Bytes from which a case shows what a kernel reaches when nothing but the memory limits it.
 LARGE = 256e6
+# Kinds of engine records that say how fast tokens are made.
+DECODING = ("generate", "queue")
 
 
 @dataclass(frozen=True)
@@ -139,3 +141,30 @@ def in_words(record: dict[str, Any]) -> str:
         f"Kernels on one {record['gpu']}: litellama's rate, its fraction of the limit, and the "
         f"quickest peer's rate. {'; '.join(said)}."
     )
+
+
+def machine_of(record: dict[str, Any]) -> str:
+    """Where it was measured: the GPU, or the threads of a CPU."""
+    if "gpu" in record:
+        return f"one {record['gpu']}"
+    return f"{record['threads']} threads of {record['cpu']}"
+
+
+def engine_label(record: dict[str, Any]) -> str:
+    """What an engine was asked to do, as "llama-3.2-1b bf16, 12 × (25 + 1900)"."""
+    work, model = record["work"], record["model"].removeprefix("random:")
+    if record["kind"] == "queue":
+        sizes = f"{work['requests']} of {work['shortest']}–{work['longest']}"
+    else:
+        sizes = f"{work['batch']} × ({work['prompt_tokens']} + {work['new_tokens']})"
+    return f"{model} {SHORT[record['dtype']]}, {sizes}"
+
+
+def engine_rates(record: dict[str, Any]) -> list[tuple[str, float, float]]:
+    """(name, tokens per second of decoding, fraction of the limit) of each engine, ours first."""
+    if record["kind"] == "queue":
+        return [(OURS, record["tokens_per_s"], record["fraction_of_limit"])]
+    return [
+        (name, peer["decode_tokens_per_s"], peer["fraction_of_limit"])
+        for name, peer in record["peers"].items()
+    ]

@@ -1,4 +1,4 @@
-"""``litellama bench`` (the engine against transformers) and ``litellama bench kernels``."""
+"""``litellama bench``: the engine against transformers; and its commands queue, prefix, kernels."""
 
 import json
 import re
@@ -15,6 +15,7 @@ from litellama.cli.console import complain, fail, notice, stderr, stdout
 
 if TYPE_CHECKING:
     from litellama.bench.engine import Work
+    from litellama.bench.serving import SharedPrefix
 
 app = typer.Typer(invoke_without_command=True)
 
@@ -23,33 +24,100 @@ Output = Annotated[
 ]
 
 
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        help="A name, a folder, a .gguf file, or random:PRESET, as random:llama-3.2-1b.",
+    ),
+]
+
+
 @app.callback()
 def bench(
     ctx: typer.Context,
-    model: options.Model = "smollm2",
+    model: Model = "smollm2",
     device: options.Device = "auto",
     dtype: options.DType = "auto",
     batch: Annotated[int, typer.Option(help="Sequences at once.")] = 1,
     prompt_tokens: Annotated[int, typer.Option(help="Tokens of each prompt.")] = 128,
     new_tokens: Annotated[int, typer.Option(help="Tokens made after each prompt.")] = 64,
     repeats: Annotated[int, typer.Option(help="Timed repetitions of each engine.")] = 3,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(help="eager or compiled transformers, or none; repeat for several."),
+    ] = None,
     output: Output = None,
 ) -> None:
-    """Compare the engine with transformers, or (bench kernels) each kernel with torch."""
+    """Compare the engine with transformers: equal prompts, equal weights, equal tokens."""
     if ctx.invoked_subcommand:
         return
     from litellama.bench import engine
 
     _check_writable(output)
     work = engine.Work(batch, prompt_tokens, new_tokens, repeats)
+    chosen = None if not against else [name for name in against if name != "none"]
     with stderr().status("starting") as status:
-        record = engine.run(model, work, device, dtype, progress=_progress(status))
+        record = engine.run(model, work, device, dtype, chosen, progress=_progress(status))
     _print_engine(record, work)
-    _write(record, output)
-    if output is not None:
-        notice(f"wrote {output}")
-    if record["dtype"] == "float32" and record["tokens"]["different"]:
-        fail("the two engines made different tokens in float32: see the counts above")
+    _write(record, output, tell=True)
+    different = [name for name, count in record["tokens"].items() if count["different"]]
+    if record["dtype"] == "float32" and different:
+        fail(f"different tokens in float32 from {', '.join(different)}: see the counts above")
+
+
+@app.command()
+def queue(
+    model: Model = "smollm2",
+    device: options.Device = "auto",
+    dtype: options.DType = "auto",
+    requests: Annotated[int, typer.Option(help="Requests, all there at the start.")] = 256,
+    shortest: Annotated[int, typer.Option(help="Fewest tokens of a prompt or an answer.")] = 100,
+    longest: Annotated[int, typer.Option(help="Most tokens of a prompt or an answer.")] = 1024,
+    max_num_seqs: Annotated[int, typer.Option(help="Most requests in one step.")] = 256,
+    repeats: Annotated[int, typer.Option(help="Timed repetitions.")] = 2,
+    output: Output = None,
+) -> None:
+    """Serve a queue of requests of unequal lengths, as nano-vllm's benchmark does."""
+    from litellama.bench import serving
+
+    _check_writable(output)
+    work = serving.Queue(requests, shortest, longest, max_num_seqs, repeats)
+    with stderr().status("starting") as status:
+        record = serving.run_queue(model, work, device, dtype, progress=_progress(status))
+    memory = record.get("peak_memory_bytes")
+    stdout().print(
+        f"{record['model']}, {record['dtype']}, {_where(record)}: {requests} requests of "
+        f"{shortest} to {longest} prompt and as many new tokens, {max_num_seqs} at once\n"
+        f"{record['tokens_per_s']:,.0f} output tokens/s, {record['fraction_of_limit']:.0%} of the "
+        f"limit (weights once a step and the keys read, at {_bandwidth(record) / 1e9:.0f} GB/s)"
+        + (f", {memory / 1e9:.1f} GB at the peak" if memory else ""),
+        soft_wrap=True,
+    )
+    _write(record, output, tell=True)
+
+
+@app.command()
+def prefix(
+    model: Model = "smollm2",
+    device: options.Device = "auto",
+    dtype: options.DType = "auto",
+    requests: Annotated[int, typer.Option(help="Requests that arrive together.")] = 64,
+    prefix_tokens: Annotated[int, typer.Option(help="Tokens that all of them share.")] = 2000,
+    own_tokens: Annotated[int, typer.Option(help="Tokens of each one's own.")] = 32,
+    repeats: Annotated[int, typer.Option(help="Timed repetitions.")] = 3,
+    output: Output = None,
+) -> None:
+    """Time to the first token of requests with a shared prefix, with and without its reuse."""
+    from litellama.bench import serving
+
+    _check_writable(output)
+    work = serving.SharedPrefix(requests, prefix_tokens, own_tokens, repeats)
+    with stderr().status("starting") as status:
+        record = serving.run_prefix(model, work, device, dtype, progress=_progress(status))
+    _print_prefix(record, work)
+    _write(record, output, tell=True)
 
 
 @app.command()
@@ -81,8 +149,7 @@ def kernels(
             save=lambda so_far: _write(so_far, output),
         )
     _print_kernels(record)
-    if output is not None:
-        notice(f"wrote {output}")
+    _write(record, output, tell=True)
     _report_what_is_missing(record)
 
 
@@ -97,45 +164,83 @@ def _check_writable(output: Path | None) -> None:
         fail(f"cannot write {output}: there is no folder {output.absolute().parent}")
 
 
-def _write(record: dict[str, Any], output: Path | None) -> None:
-    if output is not None:
-        text = json.dumps(record, indent=1, ensure_ascii=False)
-        text = re.sub(r"\[\s+([^][{}]*?)\s+\]", _on_one_line, text)
-        output.write_text(text + "\n", encoding="utf-8")
+def _write(record: dict[str, Any], output: Path | None, tell: bool = False) -> None:
+    if output is None:
+        return
+    text = json.dumps(record, indent=1, ensure_ascii=False)
+    text = re.sub(r"\[\s+([^][{}]*?)\s+\]", _on_one_line, text)
+    output.write_text(text + "\n", encoding="utf-8")
+    if tell:
+        notice(f"wrote {output}")
 
 
 def _on_one_line(innermost_list: re.Match[str]) -> str:
     return f"[{' '.join(innermost_list[1].split())}]"
 
 
+def _where(record: dict[str, Any]) -> str:
+    return record.get("gpu") or f"{record['cpu']}, {record['threads']} threads"
+
+
+def _bandwidth(record: dict[str, Any]) -> float:
+    return max(record["copy_bytes_per_s"], record["read_bytes_per_s"])
+
+
 def _print_engine(record: dict[str, Any], work: "Work") -> None:
-    where = record.get("gpu") or f"{record['cpu']}, {record['threads']} threads"
     table = Table(
         box=box.SIMPLE_HEAD,
         title=f"{record['model']}, {record['dtype']}, batch {work.batch}, {work.prompt_tokens} + "
-        f"{work.new_tokens} tokens, {where}",
-        caption="medians; limit: the weights read once a step at the memory's "
-        f"{max(record['copy_bytes_per_s'], record['read_bytes_per_s']) / 1e9:.1f} GB/s",
+        f"{work.new_tokens} tokens, {_where(record)}",
+        caption="medians; limit: the weights and the keys read once a step at the memory's "
+        f"{_bandwidth(record) / 1e9:.1f} GB/s",
     )
-    table.add_column("engine", no_wrap=True)
-    for heading in ("first token", "step", "tokens/s", "of limit", "litellama is"):
+    table.add_column("engine")
+    headings = ["first\ntoken", "step", "tokens/s", "of\nlimit", "litellama is"]
+    has_memory = any("peak_memory_bytes" in peer for peer in record["peers"].values())
+    for heading in headings + ["peak\nmemory"] * has_memory:
         table.add_column(heading, justify="right")
     ratios = record["times_faster_litellama"]
     for name, peer in record["peers"].items():
-        table.add_row(
+        cells = [
             name,
             f"{peer['first_token_ms']:.0f} ms",
             f"{peer['ms_per_token']:.2f} ms",
             f"{peer['decode_tokens_per_s']:.1f}",
             f"{peer['fraction_of_limit']:.0%}",
             f"{ratios[name]['decode']:.2f}× as fast" if name in ratios else "",
-        )
+        ]
+        if has_memory:
+            cells.append(f"{peer['peak_memory_bytes'] / 1e9:.1f} GB")
+        table.add_row(*cells)
     stdout().print(table)
-    tokens = record["tokens"]
-    stdout().print(
-        f"greedy sequences: {tokens['same']} the same, {tokens['tie']} parted at a tie, "
-        f"{tokens['different']} different"
+    for name, tokens in record["tokens"].items():
+        stdout().print(
+            f"greedy sequences beside {name}: {tokens['same']} the same, {tokens['tie']} parted at "
+            f"a tie, {tokens['different']} different",
+            soft_wrap=True,
+        )
+
+
+def _print_prefix(record: dict[str, Any], work: "SharedPrefix") -> None:
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        title=f"{record['model']}, {record['dtype']}: {work.prefix_tokens} shared tokens and "
+        f"{work.own_tokens} more, {_where(record)}",
+        caption="medians of the time until the last request has its first token",
     )
+    table.add_column("the prefix is")
+    for heading in ("one request", f"{work.requests} at once", "quicker by"):
+        table.add_column(heading, justify="right")
+    times = record["times_faster"]
+    rows = [
+        ("computed by each", record["without_alone_s"], record["without_s"], ""),
+        ("shared among them", None, record["together_s"], f"{times['together']:.1f}×"),
+        ("in the cache", record["cached_alone_s"], record["cached_s"], f"{times['cached']:.1f}×"),
+    ]
+    for name, alone, together, ratio in rows:
+        one = "" if alone is None else f"{1e3 * alone:.1f} ms"
+        table.add_row(name, one, f"{1e3 * together:.1f} ms", ratio)
+    stdout().print(table)
 
 
 def _print_kernels(record: dict[str, Any]) -> None:
