@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from litellama.errors import RequestError
-from litellama.sampling import SamplingParams, sample, truncate, uniform
+from litellama.kernels.sample import gumbel
+from litellama.sampling import SamplingBatch, SamplingParams, candidates, distribution, sample
+from tests.statistics import chi_squared_limit
 
 BAD = [
     ("temperature", -0.1),
@@ -20,6 +22,9 @@ BAD = [
     ("min_p", -0.1),
     ("min_p", 1.1),
     ("repetition_penalty", 0.0),
+    ("presence_penalty", 2.5),
+    ("frequency_penalty", -3),
+    ("frequency_penalty", math.nan),
     ("max_tokens", 0),
     ("max_tokens", True),
     ("seed", -1),
@@ -42,11 +47,24 @@ def test_one_stop_string_or_several():
     assert SamplingParams(stop=["a", "b"]).stop == ("a", "b")
 
 
+def make_batch(
+    params: list[SamplingParams],
+    seeds: list[int],
+    steps: list[int] | None = None,
+    texts: list[list[int]] | None = None,
+    prompt_lens: list[int] | None = None,
+    vocab: int = 1000,
+) -> SamplingBatch:
+    n = len(params)
+    batch = SamplingBatch(n, vocab)
+    batch.fill(params, seeds, steps or [0] * n, texts or [[]] * n, prompt_lens or [0] * n)
+    return batch
+
+
 def draw_many(logits: torch.Tensor, params: SamplingParams, count: int) -> torch.Tensor:
     """Frequencies [vocab] of ``count`` draws from one row of logits, at steps 0, 1, 2, ..."""
-    tokens = sample(
-        logits.repeat(count, 1), [params] * count, [12345] * count, range(count), [[]] * count
-    )
+    batch = make_batch([params] * count, [12345] * count, list(range(count)))
+    tokens = sample(logits.repeat(count, 1), batch)
     return torch.bincount(tokens, minlength=logits.shape[-1]).double() / count
 
 
@@ -89,19 +107,22 @@ def test_the_distribution_is_the_exact_one(settings):
     seen = draw_many(logits, params, count)
     possible = expected > 0
     assert seen[~possible].sum() == 0, "a dropped token was drawn"
-    freedom = int(possible.sum()) - 1
-    if freedom == 0:
-        return
     statistic = count * ((seen - expected)[possible].square() / expected[possible]).sum()
-    # Wilson and Hilferty's approximation of the chi-squared quantile at z = 4.75
-    limit = freedom * (1 - 2 / (9 * freedom) + 4.75 * math.sqrt(2 / (9 * freedom))) ** 3
-    assert statistic < limit
+    assert statistic < chi_squared_limit(int(possible.sum()))
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_the_distribution_shown_is_the_exact_one(settings):
+    logits = torch.tensor([1.0, 3.0, 0.5, 2.5, -1.0, 2.0, -4.0, 1.5])
+    params = SamplingParams(**settings)
+    shown = distribution(logits[None].clone(), make_batch([params], [0]))[0]
+    torch.testing.assert_close(shown.double(), exact(logits, params), atol=1e-6, rtol=1e-6)
 
 
 def test_greedy_rows_and_sampled_rows_share_a_batch():
     logits = torch.randn(4, 50)
     params = [SamplingParams(temperature=t) for t in (0.0, 1.0, 0.0, 5.0)]
-    tokens = sample(logits.clone(), params, [1, 2, 3, 4], [0, 0, 0, 0], [[]] * 4)
+    tokens = sample(logits.clone(), make_batch(params, [1, 2, 3, 4]))
     assert tokens[0] == logits[0].argmax()
     assert tokens[2] == logits[2].argmax()
 
@@ -110,50 +131,161 @@ def test_a_draw_depends_on_seed_and_step_and_not_on_the_batch():
     logits = torch.randn(1, 1000)
     params = SamplingParams(top_p=0.95)
     others = torch.randn(3, 1000)
-    alone = [sample(logits.clone(), [params], [7], [step], [[]]).item() for step in range(20)]
-    for step, token in enumerate(alone):
-        together = sample(
-            torch.cat([others, logits]), [SamplingParams(temperature=0)] * 3 + [params],
-            [1, 2, 3, 7], [9, 9, 9, step], [[]] * 4,
-        )  # fmt: skip
-        assert together[3] == token
-    other_seed = [sample(logits.clone(), [params], [8], [step], [[]]).item() for step in range(20)]
-    assert other_seed != alone
+    rest = [SamplingParams(temperature=0), SamplingParams(top_k=3), SamplingParams(min_p=0.5)]
+
+    def alone(seed: int) -> list[int]:
+        return [sample(logits, make_batch([params], [seed], [i])).item() for i in range(20)]
+
+    for step, token in enumerate(alone(7)):
+        batch = make_batch([*rest, params], [1, 2, 3, 7], [9, 9, 9, step])
+        assert sample(torch.cat([others, logits]), batch)[3] == token
+    assert alone(8) != alone(7)
+    assert len(set(alone(7))) > 10, "the step must matter, too"
+
+
+def test_a_batch_filled_again_holds_nothing_of_the_requests_before():
+    batch = make_batch([SamplingParams(top_k=2, repetition_penalty=3.0)] * 3, [5] * 3,
+                       texts=[[1, 2, 3]] * 3, vocab=40)  # fmt: skip
+    logits = torch.randn(2, 40)
+    params = [SamplingParams(presence_penalty=1.0), SamplingParams()]
+    batch.fill(params, [8, 9], [3, 4], [[4, 4, 5], [6]], [1, 1])
+    fresh = make_batch(params, [8, 9], [3, 4], [[4, 4, 5], [6]], [1, 1], vocab=40)
+    expected = distribution(logits.clone(), fresh)
+    torch.testing.assert_close(distribution(logits.clone(), batch), expected)
+    assert torch.equal(sample(logits.clone(), batch), sample(logits.clone(), fresh))
+    assert (batch.filters, batch.penalties) == (False, True)
+    assert sample(torch.randn(3, 40), batch).shape == (3,), "a spare row is a greedy one"
+    batch.fill([], [], [], [], [])
+    assert (batch.filters, batch.penalties) == (False, False)
+
+
+def test_advance_is_what_filling_the_batch_again_would_be():
+    params = [SamplingParams(presence_penalty=0.5, frequency_penalty=1.0, repetition_penalty=1.2),
+              SamplingParams(top_p=0.9, frequency_penalty=-0.5), SamplingParams()]  # fmt: skip
+    texts = [[1, 2, 2, 7], [3, 3], [5]]
+    starts, seeds = [3, 1, 1], [1, 2, 3]
+    batch = make_batch(params, seeds, [1, 1, 0], texts, starts, vocab=10)
+    for _ in range(5):
+        tokens = sample(torch.randn(3, 10), batch)
+        batch.advance(tokens)
+        texts = [[*text, token] for text, token in zip(texts, tokens.tolist(), strict=True)]
+    steps = [len(text) - start for text, start in zip(texts, starts, strict=True)]
+    again = make_batch(params, seeds, steps, texts, starts, vocab=10)
+    assert torch.equal(batch.steps, again.steps)
+    assert torch.equal(batch.counts[:2], again.counts[:2])
+
+
+def test_penalties_count_the_answer_and_only_repetition_the_prompt():
+    """Token 0 is in the prompt, 1 once in the answer, 2 twice, 3 in both, and 4 in neither."""
+    text, prompt_len = [0, 3, 1, 2, 3, 2], 2
+    for settings, expected in (
+        ({"presence_penalty": 0.5}, [1.0, 0.5, 0.5, 0.5, 1.0]),
+        ({"frequency_penalty": 0.5}, [1.0, 0.5, 0.0, 0.5, 1.0]),
+        ({"frequency_penalty": -0.5}, [1.0, 1.5, 2.0, 1.5, 1.0]),
+        ({"repetition_penalty": 2.0}, [0.5, 0.5, 0.5, 0.5, 1.0]),
+        ({"repetition_penalty": 2.0, "presence_penalty": 0.5}, [0.5, 0.0, 0.0, 0.0, 1.0]),
+    ):
+        params = SamplingParams(temperature=0, **settings)
+        batch = make_batch([params], [0], [4], [text], [prompt_len], vocab=5)
+        logits = torch.ones(1, 5)
+        assert sample(logits, batch).item() == torch.tensor(expected).argmax()
+        torch.testing.assert_close(logits, torch.tensor([expected]))
 
 
 def test_repetition_penalty_pushes_seen_tokens_down_whatever_their_sign():
     logits = torch.tensor([[2.0, -1.0, 1.9, -3.0]])
     params = SamplingParams(temperature=0, repetition_penalty=2.0)
-    assert sample(logits, [params], [0], [0], [[0, 1, 0]]).item() == 2
+    assert sample(logits, make_batch([params], [0], [0], [[0, 1, 0]], [3], vocab=4)).item() == 2
     torch.testing.assert_close(logits, torch.tensor([[1.0, -2.0, 1.9, -3.0]]))
 
 
-def test_the_likeliest_token_survives_every_filter():
-    probabilities = torch.softmax(torch.randn(5, 100), -1)
-    params = [SamplingParams(top_k=1), SamplingParams(top_p=1e-9), SamplingParams(min_p=1.0)]
-    params += [SamplingParams(top_k=1, top_p=1e-9, min_p=1.0), SamplingParams()]
-    kept = truncate(probabilities, params)
-    assert torch.equal(kept.argmax(-1), probabilities.argmax(-1))
-    assert (kept[:4] > 0).sum(-1).tolist() == [1, 1, 1, 1]
-    assert torch.equal(kept[4], probabilities[4])
+def test_penalties_are_those_of_transformers():
+    from transformers import RepetitionPenaltyLogitsProcessor
+
+    logits, text = torch.randn(1, 50), [3, 4, 4, 9, 11]
+    theirs = RepetitionPenaltyLogitsProcessor(1.3)(torch.tensor([text]), logits.clone())
+    params = SamplingParams(repetition_penalty=1.3)
+    sample(logits, make_batch([params], [0], [2], [text], [3], vocab=50))
+    torch.testing.assert_close(logits, theirs)
 
 
-def test_extreme_logits_stay_finite():
+@pytest.mark.parametrize("seed", range(5))
+def test_filters_are_those_of_transformers(seed):
+    """The same order of filters, and the same tokens kept, at random settings."""
+    from transformers import (
+        LogitsProcessorList,
+        MinPLogitsWarper,
+        TemperatureLogitsWarper,
+        TopKLogitsWarper,
+        TopPLogitsWarper,
+    )
+
+    generator = torch.Generator().manual_seed(seed)
+    logits = 3 * torch.randn(1, 500, generator=generator)
+    T, p, m = (torch.rand(3, generator=generator) * torch.tensor([2.0, 1.0, 0.1]) + 1e-3).tolist()
+    k = int(torch.randint(1, 100, (), generator=generator))
+    warpers = [TemperatureLogitsWarper(T), TopKLogitsWarper(k), TopPLogitsWarper(p)]
+    warp = LogitsProcessorList([*warpers, MinPLogitsWarper(m)])
+    theirs = torch.softmax(warp(torch.zeros(1, 1, dtype=torch.int64), logits.clone()), -1)
+    params = SamplingParams(temperature=T, top_k=k, top_p=p, min_p=m)
+    ours = distribution(logits.clone(), make_batch([params], [0], vocab=500))
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_equal_logits_stay_or_go_together():
+    logits = torch.tensor([[1.0, 3.0, 1.0, 0.0, 1.0]])
+    for settings in ({"top_k": 2}, {"top_p": 0.8}):
+        kept = distribution(logits.clone(), make_batch([SamplingParams(**settings)], [0])) > 0
+        assert kept.tolist() == [[True, True, True, False, True]]
+
+
+def test_extreme_values_stay_finite():
     logits = torch.tensor([[1e30, -1e30, 0.0], [-1e30, -1e30, -1e30]])
-    params = [SamplingParams(temperature=1e-6), SamplingParams(temperature=1e6)]
-    tokens = sample(logits, params, [0, 1], [0, 0], [[], []])
-    assert tokens[0] == 0
+    for temperatures in ((1e-6, 1e6), (1e-300, 1e300)):
+        params = [SamplingParams(temperature=t) for t in temperatures]
+        params.append(SamplingParams(temperature=1.0, top_k=10**30))
+        batch = make_batch(params, [0, 1, 2])
+        assert sample(logits.clone(), batch)[0] == 0
+        assert distribution(logits.clone(), batch).isfinite().all()
 
 
-def test_uniform_numbers_look_uniform_and_unrelated():
+def test_candidates_say_what_the_model_thinks_and_what_is_drawn():
+    logits = torch.tensor([0.0, 2.0, 1.0, -1.0])
+    params = SamplingParams(top_k=2, repetition_penalty=2.0)
+    likely = candidates(logits, params, count=3, text=[1], prompt_len=1)
+    assert [c.token_id for c in likely] == [1, 2, 0]
+    expected = torch.softmax(logits, -1)[[1, 2, 0]].tolist()
+    assert [c.probability for c in likely] == pytest.approx(expected)
+    # The repetition penalty brought token 1 to the logit of token 2; the others are dropped.
+    assert [c.chance for c in likely] == pytest.approx([0.5, 0.5, 0.0])
+    greedy = candidates(logits, SamplingParams(temperature=0), count=99)
+    assert [c.chance for c in greedy] == [1.0, 0.0, 0.0, 0.0]
+    assert logits.tolist() == [0.0, 2.0, 1.0, -1.0]
+
+
+def test_gumbel_noise_is_gumbel_and_unrelated():
     n = 100_000
-    steps = torch.arange(n)
-    by_step = uniform(torch.full((n,), 42), steps)
-    by_seed = uniform(steps, torch.zeros(n, dtype=torch.int64))
-    for u in (by_step, by_seed):
-        assert 0 <= u.min() < 1e-3
-        assert 1 - 1e-3 < u.max() < 1
-        deviation = (u.sort().values - (steps + 0.5) / n).abs().max()
+    numbers, zero = torch.arange(n), torch.zeros(1, dtype=torch.int64)
+    by_token = gumbel(zero + 42, zero, numbers)[0]
+    by_step = gumbel(torch.full((n,), 42), numbers, zero)[:, 0]
+    by_seed = gumbel(numbers, zero.expand(n), zero)[:, 0]
+    for noise in (by_token, by_step, by_seed):
+        u = (-(-noise.double()).exp()).exp()
+        deviation = (u.sort().values - (numbers + 0.5) / n).abs().max()
         assert deviation < 5.2 / math.sqrt(n) / 2, "Kolmogorov-Smirnov, about one in 10^5"
         correlation = torch.corrcoef(torch.stack([u[:-1], u[1:]]))[0, 1]
         assert correlation.abs() < 5 / math.sqrt(n)
+
+
+def test_the_tail_of_the_noise_is_fine_enough_for_a_large_vocabulary():
+    """Tokens of probability 2^-30 are drawn as often as they should be, all of them together."""
+    V, rows = 2**16, 400
+    logits = torch.full((1, V), -30 * math.log(2.0)).expand(rows, -1).clone()
+    logits[:, 0] = 0.0
+    temperature = 1.5  # the others together: 2^16 2^-20 = 1/16
+    params = [SamplingParams(temperature=temperature)] * rows
+    tokens = sample(logits, make_batch(params, list(range(rows)), vocab=V))
+    others = int((tokens > 0).sum())
+    mean = rows / 17
+    assert abs(others - mean) < 5 * math.sqrt(mean)
+    assert gumbel(torch.arange(64), torch.zeros(64, dtype=torch.int64), torch.arange(V)).max() > 13

@@ -5,8 +5,10 @@ from litellama.kernels.backend import use_backend
 from litellama.kernels.flash_attention_varlen import flash_attention_varlen
 from litellama.kernels.flash_decoding import flash_decoding
 from litellama.kernels.mul import mul
+from litellama.kernels.penalize import penalize
 from litellama.kernels.rms_norm import rms_norm
 from litellama.kernels.rope import rope
+from litellama.kernels.sample import sample
 from litellama.kernels.skip_rms_norm import skip_rms_norm
 from litellama.kernels.softmax import softmax
 from litellama.kernels.swiglu import swiglu
@@ -17,8 +19,10 @@ __all__ = [
     "flash_attention_varlen",
     "flash_decoding",
     "mul",
+    "penalize",
     "rms_norm",
     "rope",
+    "sample",
     "skip_rms_norm",
     "softmax",
     "swiglu",
