@@ -113,6 +113,11 @@ def test_recorded_costs_are_read_and_the_largest_shape_shown(tmp_path, monkeypat
     assert shown == [expected]
 
 
+def test_of_two_shapes_as_large_only_one_is_shown():
+    rows = [COST, COST | {"shape": [128, 1], "gb_per_s": 10.0}]
+    assert figures.largest(rows) == [COST]
+
+
 def test_without_recorded_costs_the_lesson_says_so(tmp_path, capsys):
     figures.show_costs(figures.recorded("mul", tmp_path), "recorded")
     assert "No figures are recorded" in capsys.readouterr().out

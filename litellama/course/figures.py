@@ -224,10 +224,10 @@ def measure(kernel: str, peers: dict[str, Callable[[], Any]], moved: int, like: 
 
 
 def largest(rows: list[Cost]) -> list[Cost]:
-    """The rows of one GPU and one dtype, the first named, at the largest shape."""
+    """The rows of one GPU and one dtype, the first named, at one shape: the first largest."""
     rows = [r for r in rows if (r["gpu"], r["dtype"]) == (rows[0]["gpu"], rows[0]["dtype"])]
-    size = max(math.prod(first_shape(row)) for row in rows)
-    return [row for row in rows if math.prod(first_shape(row)) == size]
+    biggest = max(rows, key=lambda row: math.prod(first_shape(row)))
+    return [row for row in rows if row["shape"] == biggest["shape"]]
 
 
 def first_shape(row: Cost) -> list[int]:
