@@ -34,6 +34,7 @@ class Kernel:
     make: Callable[..., Inputs]
     small: dict[str, Any]
     choose: Callable[[random.Random], dict[str, Any]]
+    cases: int = 25  # of one random sweep: fewer where each takes the compiler long
 
 
 def normal(*shape: int, device: str, dtype: torch.dtype, scale: float = 1.0) -> torch.Tensor:
@@ -130,6 +131,27 @@ def make_paged(
     }
 
 
+def make_dense(
+    device: str,
+    dtype: torch.dtype,
+    B: int,
+    heads: tuple[int, int],
+    Tq: int,
+    Tk: int,
+    D: int,
+    causal: bool,
+) -> Inputs:
+    q = normal(B, heads[0], Tq, D, device=device, dtype=dtype)
+    k, v = normal(2, B, heads[1], Tk, D, device=device, dtype=dtype)
+    return {"q": q, "k": k, "v": v, "causal": causal}
+
+
+def make_linear(device: str, dtype: torch.dtype, T: int, N: int, K: int, biased: bool) -> Inputs:
+    x, weight = (normal(*shape, device=device, dtype=dtype) for shape in ((T, K), (N, K)))
+    bias = {"bias": normal(N, device=device, dtype=dtype)} if biased else {}
+    return {"x": x, "weight": weight} | bias
+
+
 def paged(kernel: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     """An attention kernel as a function of tensors alone."""
 
@@ -205,6 +227,18 @@ def choose_softmax(rng: random.Random) -> dict[str, Any]:
     return {"rows": rng.randint(1, 5), "N": rng.randint(16385, 262144)}
 
 
+def choose_dense(rng: random.Random) -> dict[str, Any]:
+    heads, D = choose_heads(rng)
+    Tk = rng.randint(1, rng.choice((3, 100, 600)))
+    sizes = {"B": rng.randint(0, 3), "heads": heads, "D": D, "Tk": Tk}
+    return sizes | {"Tq": rng.choice((0, 1, Tk, Tk // 2)), "causal": rng.random() < 0.5}
+
+
+def choose_linear(rng: random.Random) -> dict[str, Any]:
+    N, K = (rng.choice((1, 7, 64, 576, 1536, 2048, rng.randint(2, 9000))) for _ in range(2))
+    return {"T": rng.randint(1, 16), "N": N, "K": K, "biased": rng.random() < 0.5}
+
+
 KERNELS = {
     "mul": Kernel(kernels.mul, references.mul, make_two, {"rows": 5, "N": 37}, choose_rows),
     "softmax": Kernel(
@@ -231,11 +265,11 @@ KERNELS = {
     "flash_attention_varlen": Kernel(
         paged(kernels.flash_attention_varlen), paged_reference, make_paged,
         {"lengths": [(5, 9), (0, 0), (3, 3)], "shape": (6, 2, 10, 4)},
-        lambda rng: choose_steps(rng, decode=False),
+        lambda rng: choose_steps(rng, decode=False), cases=8,
     ),
     "flash_decoding": Kernel(
         paged(kernels.flash_decoding), paged_reference, make_paged,
         {"lengths": [(1, 150), (1, 0), (1, 3)], "shape": (6, 2, 10, 4)},
-        lambda rng: choose_steps(rng, decode=True),
+        lambda rng: choose_steps(rng, decode=True), cases=8,
     ),
 }  # fmt: skip

@@ -37,9 +37,9 @@ def all_close(
     reference: torch.Tensor | tuple[torch.Tensor, ...],
 ) -> None:
     """``close`` for kernels of one result and of several; where the reference is NaN, so is out."""
-    if isinstance(out, torch.Tensor) or isinstance(reference, torch.Tensor):
-        out, reference = (out,), (reference,)
-    for one, expected in zip(out, reference, strict=True):
+    outs = (out,) if isinstance(out, torch.Tensor) else out
+    references = (reference,) if isinstance(reference, torch.Tensor) else reference
+    for one, expected in zip(outs, references, strict=True):
         untouched = expected.isnan()
         assert torch.equal(one.isnan(), untouched)
         close(one.masked_fill(untouched, 0), expected.masked_fill(untouched, 0))

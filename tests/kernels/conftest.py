@@ -4,10 +4,14 @@ Memory that torch hands out uninitialised holds NaN, and so does the memory arou
 that a kernel forgets to write, reads before it is written, or writes beside its place, shows.
 """
 
+import gc
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from litellama import kernels
 
@@ -22,6 +26,19 @@ def device(request: pytest.FixtureRequest) -> Iterator[str]:
     torch.manual_seed(0)
     with kernels.use_backend("triton"):
         yield "cuda" if request.param == "gpu" else "cpu"
+
+
+@pytest.fixture(autouse=True)
+def one_large_test_at_a_time(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Tests marked ``large`` wait for each other, in other processes too, and leave no memory."""
+    if not request.node.get_closest_marker("large"):
+        yield
+        return
+    torch.manual_seed(0)
+    with FileLock(Path(tempfile.gettempdir()) / "litellama_large_tests.lock"):
+        yield
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 @pytest.fixture(autouse=True)

@@ -105,22 +105,25 @@ def test_a_dtype_that_would_be_rounded_is_refused(name, argument, dtype, device)
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.gpu
 def test_random_sweep(name, dtype, seed):
-    """Twenty random sizes; about every other argument in a random layout, or among NaN."""
+    """Random sizes, all inputs among NaN, and in every fifth case in random layouts.
+
+    (Not in more, because the compiler starts anew for strides that are no multiples of 16.)
+    """
     rng = random.Random(f"{name} {dtype} {seed}")
     torch.manual_seed(seed)
     kernel = KERNELS[name]
     with kernels.use_backend("triton"):
-        for _ in range(20):
+        for case in range(kernel.cases):
             sizes = kernel.choose(rng)
             inputs = kernel.make("cuda", dtype, **sizes)
             chosen = {}
             for argument, value in inputs.items():
-                layout = rng.choice(list(LAYOUTS))
-                if rng.random() < 0.5 or argument in CACHES | TABLES:
+                if not isinstance(value, torch.Tensor):
                     continue
-                if isinstance(value, torch.Tensor) and can_be_laid_out(
-                    name, argument, value, layout
-                ):
+                layout = "guarded"
+                if case % 5 == 0 and argument not in CACHES | TABLES:
+                    layout = rng.choice(list(LAYOUTS))
+                if can_be_laid_out(name, argument, value, layout):
                     inputs[argument] = LAYOUTS[layout](value)
                     chosen[argument] = layout
             try:
