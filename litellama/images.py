@@ -8,6 +8,7 @@ one that is too large is refused before it is decoded.
 import hashlib
 import io
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 
 from litellama.config import ConfigReader, VisionConfig, is_number, read_json
+from litellama.engine.pictures import Picture
 from litellama.errors import ConfigError, RequestError
 
 if TYPE_CHECKING:
@@ -33,18 +35,19 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 @dataclass(frozen=True)
 class ImageProcessor:
-    """Pillow images to pixels, by a checkpoint's ``preprocessor_config.json``.
+    """Pictures to pixels, by a checkpoint's ``preprocessor_config.json``, and into prompts.
 
-    resize: the shorter edge, or (height, width).  resample: Pillow's number of a filter.  crop: the
-    edge of the square cut from the middle.  Values are multiplied by ``scale``, then ``mean`` is
-    subtracted and the rest divided by ``std``, for each of red, green and blue.
+    vision: the tower; the square that it takes is cut from the middle.  resize: the shorter edge,
+    or (height, width), before that.  Values are multiplied by ``scale``, then ``mean`` is
+    subtracted and the rest divided by ``std``, for each of red, green and blue.  resample: Pillow's
+    number of a filter.
     """
 
+    vision: VisionConfig
     resize: int | tuple[int, int]
-    crop: int
-    scale: float
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    scale: float = 1 / 255
+    mean: tuple[float, ...] = CLIP_MEAN
+    std: tuple[float, ...] = CLIP_STD
     resample: int = BICUBIC
 
     @classmethod
@@ -72,8 +75,8 @@ class ImageProcessor:
                 f"do not fill the {side} x {side} pixels that the vision tower of config.json takes"
             )
         return cls(
-            resize=resize,
-            crop=side,
+            vision,
+            resize,
             scale=reader.positive("rescale_factor", default=1 / 255),
             mean=read_channels(reader, "image_mean", CLIP_MEAN),
             std=read_channels(reader, "image_std", CLIP_STD, positive=True),
@@ -81,7 +84,7 @@ class ImageProcessor:
         )
 
     def __call__(self, image: Any) -> torch.Tensor:
-        """float32 [3, crop, crop] of a path, the bytes of a file, a Pillow image, or uint8 [H, W]
+        """float32 [3, S, S] of a path, the bytes of a file, a Pillow image, or uint8 [H, W]
         or [H, W, 3]; RequestError for what is not a picture or too large."""
         picture = upright_rgb(open_image(image))
         height, width = self.resized(picture.height, picture.width)
@@ -92,12 +95,43 @@ class ImageProcessor:
             )
         if (height, width) != (picture.height, picture.width):
             picture = picture.resize((width, height), resample=self.resample)
-        top, left = (height - self.crop) // 2, (width - self.crop) // 2
-        pixels = np.asarray(picture)[top : top + self.crop, left : left + self.crop]
+        size = self.vision.image_size
+        top, left = (height - size) // 2, (width - size) // 2
+        pixels = np.asarray(picture)[top : top + size, left : left + size]
         # Through float64, as transformers does, so that the bits are the same.
         scaled = (pixels.astype(np.float64) * self.scale).astype(np.float32)
         normed = (scaled - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
         return torch.from_numpy(np.ascontiguousarray(normed.transpose(2, 0, 1)))
+
+    def expand(self, ids: Sequence[int]) -> list[int]:
+        """A prompt with as many image tokens for each that it has as a picture has features."""
+        v = self.vision
+        return [i for t in ids for i in [t] * (v.num_image_tokens if t == v.image_token_id else 1)]
+
+    def place(self, ids: list[int], num_images: int) -> list[int]:
+        """A prompt with room for its pictures; it may already have it.
+
+        RequestError unless it has an image token for each picture.
+        """
+        count = ids.count(self.vision.image_token_id)
+        if count == num_images * self.vision.num_image_tokens:
+            return ids
+        if count != num_images:
+            raise RequestError(
+                f"the prompt has {count} image token(s) and {num_images} image(s): give one for "
+                "each picture, in its place among the words"
+            )
+        return self.expand(ids)
+
+    def pictures(self, ids: Sequence[int], images: Sequence[Any]) -> list[Picture]:
+        """The prepared pictures of a prompt that ``place`` made."""
+        size = self.vision.num_image_tokens
+        starts = [i for i, t in enumerate(ids) if t == self.vision.image_token_id][::size]
+        prepared = [self(image) for image in images]
+        return [
+            Picture(pixels, start, size, image_key(pixels))
+            for pixels, start in zip(prepared, starts, strict=True)
+        ]
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) after resizing."""
@@ -106,6 +140,15 @@ class ImageProcessor:
         if width <= height:
             return int(self.resize * height / width), self.resize
         return self.resize, int(self.resize * width / height)
+
+
+def check_images(images: Sequence[Any] | None) -> Sequence[Any]:
+    """A list of pictures, empty for None; RequestError for a picture that is not in a list."""
+    if images is None:
+        return []
+    if not isinstance(images, list | tuple):
+        raise RequestError(f"images must be a list of pictures, got a {type(images).__name__}")
+    return images
 
 
 def image_key(pixels: torch.Tensor) -> bytes:

@@ -7,17 +7,19 @@ from typing import Any
 
 import torch
 
+from litellama.chat import Message, render_chat
 from litellama.checkpoints import load_weights, resolve
-from litellama.config import ModelConfig
+from litellama.config import ModelConfig, read_json
 from litellama.engine import BlockManager, Engine, Runner, Scheduler
+from litellama.engine.pictures import Picture
 from litellama.engine.request import FinishReason, Request
 from litellama.errors import CheckpointError, EngineError, RequestError
-from litellama.models import empty_model, presets, read_config
+from litellama.images import ImageProcessor, check_images
+from litellama.models import Model, empty_model, presets, read_config
 from litellama.models.decoder import Decoder
 from litellama.sampling import SamplingParams
 
 Prompt = str | Sequence[int]
-Message = dict[str, str]
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # Tokens computed in one step, prompts and decodes together: enough to keep the arithmetic busy, and
@@ -98,7 +100,12 @@ class LLM:
         # One request alone must fit the pool: then waiting is all that a full pool can cause.
         self.max_seq_len = min(self.max_seq_len, num_blocks * block_size)
         manager = BlockManager(num_blocks, block_size, prefix_caching)
-        self._runner = Runner(self.model, manager)
+        if isinstance(self.model, Decoder):
+            self._runner = Runner(self.model, manager)
+        else:
+            self._runner = Runner(
+                self.model.language_model, manager, encode=self.model.image_features
+            )
         self.engine = Engine(
             self._runner,
             Scheduler(manager, max_num_seqs, step_tokens, trace_steps),
@@ -109,27 +116,37 @@ class LLM:
 
     def _load(self, name: str) -> None:
         """The config, the tokenizer and the model, from a checkpoint or of a preset."""
+        self._images: ImageProcessor | None = None
         if name.startswith(presets.PREFIX):
             self.config, self.tokenizer = presets.preset_config(name), presets.NumberTokenizer()
             self.model = presets.random_model(self.config, self.device, self.dtype)
+            if self.config.vision is not None:
+                self._images = ImageProcessor(self.config.vision, self.config.vision.image_size)
             return
         folder = resolve(name)
         self.config, self.tokenizer = read_config(folder), load_tokenizer(folder)
+        if self.config.vision is not None:
+            self._images = ImageProcessor.from_folder(folder, self.config.vision)
         self.model = load_model(self.config, folder, self.device, self.dtype)
 
     def generate(
         self,
         prompts: Prompt | Sequence[Prompt],
         params: SamplingParams | Sequence[SamplingParams] | None = None,
+        images: Sequence[Any] | None = None,
     ) -> list[RequestOutput]:
         """Complete one prompt or many, together; outputs in the order of the prompts.
 
         A prompt is a string or a list of token ids.  params: one for all, or one for each.
+        images: for one prompt the list of its pictures, for many a list of such lists.  A picture
+        is a path, the bytes of a file, a Pillow image or a uint8 array; "<image>" in the prompt (or
+        the image token's id) says where it belongs.
         """
-        many = as_prompts(prompts)
+        many, single = as_prompts(prompts)
         each = spread(params, len(many))
-        ids = [self._encode(prompt) for prompt in many]
-        requests = [self._submit(i, p) for i, p in zip(ids, each, strict=True)]
+        shown = spread_images(images, len(many), single)
+        made = [self._encode(prompt, some) for prompt, some in zip(many, shown, strict=True)]
+        requests = [self._submit(*e, p) for e, p in zip(made, each, strict=True)]
         try:
             while any(r.finish_reason is None for r in requests):
                 self.engine.step()
@@ -140,65 +157,89 @@ class LLM:
         return [output_of(request) for request in requests]
 
     def stream(
-        self, prompt: Prompt, params: SamplingParams | None = None
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        images: Sequence[Any] | None = None,
     ) -> Generator[str, None, RequestOutput]:
         """Complete one prompt, piece by piece; the pieces join to exactly generate's text.
 
         The prompt is checked at once and queued at the first ``next``; closing the generator aborts
         it.  The generator's return value (of ``yield from``) is generate's output.
         """
-        return self._pieces(self._encode(prompt), params or SamplingParams())
+        return self._pieces(*self._encode(prompt, images), params or SamplingParams())
 
     def chat(
         self,
         messages: Sequence[Message],
         params: SamplingParams | None = None,
         images: Sequence[Any] | None = None,
+        **template_arguments: Any,
     ) -> RequestOutput:
         """The assistant's next message, by the checkpoint's chat template.
 
         messages: dictionaries with "role" ("system", "user", "assistant") and "content".
+        images: the pictures of the whole conversation, in order; "<image>" in a message says where
+        each belongs, and without it they go before the user's last message.
+        template_arguments: for the template, such as ``enable_thinking=False`` of Qwen3.
         """
-        if images:
-            raise RequestError(
-                f"this model ({self.config.architecture}) reads text only, got {len(images)} "
-                "image(s): leave images out"
-            )
-        return self.generate(self.chat_prompt(messages), params)[0]
+        ids = self.chat_prompt(messages, len(check_images(images)), **template_arguments)
+        return self.generate(ids, params, images)[0]
 
-    def chat_prompt(self, messages: Sequence[Message]) -> list[int]:
-        """Token ids of a conversation, ready for the assistant's next message."""
-        check_messages(messages)
+    def chat_prompt(
+        self, messages: Sequence[Message], num_images: int = 0, **template_arguments: Any
+    ) -> list[int]:
+        """Token ids of a conversation, ready for the assistant's next message.
+
+        Each picture takes as many image tokens as it has features.
+        """
         if not self.tokenizer.chat_template:
             raise RequestError(
                 f"{self.name} has no chat template: it is a base model; use generate instead"
             )
-        text = self.tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=True
-        )
+        vision, marker = self.config.vision, None
+        if vision is not None:
+            marker = self.tokenizer.convert_ids_to_tokens(vision.image_token_id)
+        text = render_chat(self.tokenizer, messages, template_arguments, marker, num_images)
         # The template writes its own special tokens.
-        return self.tokenizer.encode(text, add_special_tokens=False)
+        ids = self.tokenizer.encode(text, add_special_tokens=False)
+        return self._images.expand(ids) if self._images is not None else ids
 
-    def logits(self, token_ids: Sequence[int]) -> torch.Tensor:
+    def logits(self, token_ids: Sequence[int], images: Sequence[Any] | None = None) -> torch.Tensor:
         """float32 [tokens, vocab] on the CPU: row i holds the scores of what follows token i."""
-        return self._runner.all_logits(self._encode(token_ids))
+        return self._runner.all_logits(*self._encode(token_ids, images))
 
-    def _encode(self, prompt: Prompt) -> list[int]:
-        """Token ids of a prompt; RequestError unless they fit the vocabulary and the context."""
+    def _encode(
+        self, prompt: Prompt, images: Sequence[Any] | None = None
+    ) -> tuple[list[int], list[Picture]]:
+        """Token ids of a prompt, and its pictures.
+
+        RequestError unless they fit the vocabulary, the context and each other.
+        """
         ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
+        shown = check_images(images)
+        if self._images is None:
+            if shown:
+                raise RequestError(
+                    f"this model ({self.config.architecture}) reads text only, got {len(shown)} "
+                    "image(s): leave images out"
+                )
+            check_token_ids(ids, self.config.vocab_size, self.max_seq_len)
+            return ids, []
+        ids = self._images.place(ids, len(shown))
         check_token_ids(ids, self.config.vocab_size, self.max_seq_len)
-        return ids
+        return ids, self._images.pictures(ids, shown)
 
-    def _submit(self, ids: list[int], params: SamplingParams) -> Request:
+    def _submit(self, ids: list[int], pictures: list[Picture], params: SamplingParams) -> Request:
         seed = params.seed
         if seed is None:
             seed = int(torch.randint(2**63 - 1, ()))
-        return self.engine.submit(ids, params, seed)
+        return self.engine.submit(ids, params, seed, pictures)
 
     def _pieces(
-        self, ids: list[int], params: SamplingParams
+        self, ids: list[int], pictures: list[Picture], params: SamplingParams
     ) -> Generator[str, None, RequestOutput]:
-        request = self._submit(ids, params)
+        request = self._submit(ids, pictures, params)
         try:
             while True:
                 ended = request.finish_reason is not None  # asked first: no piece can follow it
@@ -230,14 +271,18 @@ def load_tokenizer(folder: Path) -> Any:
         import transformers
 
         loader = transformers.PreTrainedTokenizerFast if complete else transformers.AutoTokenizer
-        return loader.from_pretrained(folder, local_files_only=True)
+        tokenizer = loader.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # transformers raises many kinds for a broken tokenizer file
         raise CheckpointError(f"{folder}: the tokenizer could not be read: {error}") from error
+    older = folder / "chat_template.json"  # where LLaVA's checkpoints of 2024 keep it
+    if not tokenizer.chat_template and older.exists():
+        tokenizer.chat_template = read_json(older).get("chat_template")
+    return tokenizer
 
 
 def load_model(
     config: ModelConfig, folder: Path, device: torch.device, dtype: torch.dtype
-) -> Decoder:
+) -> Model:
     """The family's decoder with the checkpoint's weights, on the device, in the dtype."""
     model = empty_model(config, device, dtype)
     load_weights(model, folder)
@@ -285,13 +330,13 @@ def check_sizes(block_size: int, **others: int | None) -> None:
         raise RequestError(f"block_size must be a power of two, got {block_size}")
 
 
-def as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
-    """One prompt or many, as a list of prompts; tensors and arrays count as lists."""
+def as_prompts(prompts: Prompt | Sequence[Prompt]) -> tuple[list[Prompt], bool]:
+    """A list of prompts, and whether there was one only; tensors and arrays count as lists."""
     if hasattr(prompts, "tolist"):
         prompts = prompts.tolist()
     if isinstance(prompts, str) or (len(prompts) and isinstance(prompts[0], int)):
-        return [prompts]  # type: ignore[list-item]
-    return list(prompts)  # type: ignore[arg-type]
+        return [prompts], True  # type: ignore[list-item]
+    return list(prompts), False  # type: ignore[arg-type]
 
 
 def spread(
@@ -307,6 +352,19 @@ def spread(
     return list(params)
 
 
+def spread_images(
+    images: Sequence[Any] | None, count: int, single: bool
+) -> Sequence[Sequence[Any] | None]:
+    """The pictures of each of ``count`` prompts."""
+    if images is None or single:
+        return [images] * count
+    if len(check_images(images)) != count:
+        raise RequestError(
+            f"got {count} prompts and {len(images)} lists of images: give one list for each"
+        )
+    return images
+
+
 def check_token_ids(ids: list[Any], vocab_size: int, max_seq_len: int) -> None:
     """Refuse a prompt that is empty, too long for the context, or has ids out of range."""
     if not ids:
@@ -320,20 +378,6 @@ def check_token_ids(ids: list[Any], vocab_size: int, max_seq_len: int) -> None:
             raise RequestError(
                 f"token id {i!r} at position {position} is not an integer from 0 to "
                 f"{vocab_size - 1}, the vocabulary of this model"
-            )
-
-
-def check_messages(messages: Sequence[Message]) -> None:
-    """Refuse what is not a list of {"role", "content"} dictionaries."""
-    if not messages:
-        raise RequestError("the conversation is empty: give at least one message")
-    for message in messages:
-        if not isinstance(message, dict) or not all(
-            isinstance(message.get(key), str) for key in ("role", "content")
-        ):
-            raise RequestError(
-                'each message must be {"role": ..., "content": ...} with strings, '
-                f"got {message!r}"
             )
 
 

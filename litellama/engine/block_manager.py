@@ -21,16 +21,21 @@ from dataclasses import dataclass
 from typing import Literal
 
 State = Literal["used", "cached", "free"]
+FIRST_PARENT = bytes(16)
 
 
-def block_key(parent: bytes, tokens: Sequence[int]) -> bytes:
+def block_key(parent: bytes, tokens: Sequence[int], pictures: bytes = b"") -> bytes:
     """16 bytes that stand for a block's tokens and, through its parent's key, all before them.
+
+    pictures: the keys of the pictures whose first token is in the block.
 
     A cryptographic hash of 128 bits: two different texts share a key only with a probability of
     about n^2 / 2^129 for n blocks, and nobody can make such texts on purpose.  So a match of keys
     is taken for a match of tokens.
     """
-    return hashlib.blake2b(parent + array("q", tokens).tobytes(), digest_size=16).digest()
+    return hashlib.blake2b(
+        parent + array("q", tokens).tobytes() + pictures, digest_size=16
+    ).digest()
 
 
 @dataclass(frozen=True)
@@ -70,16 +75,22 @@ class BlockManager:
         """How many blocks hold ``num_tokens`` tokens."""
         return -(-num_tokens // self.block_size)
 
-    def extend_keys(self, keys: list[bytes], token_ids: Sequence[int], extra: bytes = b"") -> None:
+    def extend_keys(
+        self,
+        keys: list[bytes],
+        token_ids: Sequence[int],
+        pictures: Sequence[tuple[int, bytes]] = (),
+    ) -> None:
         """Extend ``keys`` in place to one for each full block of ``token_ids``.
 
-        extra: 16 bytes for what else the keys and values depend on, such as a digest of the images.
+        pictures: where each picture's first token is, and the picture's own key.
         """
         size = self.block_size
         if self.prefix_caching:
             for start in range(len(keys) * size, len(token_ids) - size + 1, size):
-                parent = keys[-1] if keys else extra
-                keys.append(block_key(parent, token_ids[start : start + size]))
+                parent, stop = keys[-1] if keys else FIRST_PARENT, start + size
+                shown = b"".join(key for at, key in pictures if start <= at < stop)
+                keys.append(block_key(parent, token_ids[start:stop], shown))
 
     def start(self, blocks: list[int], keys: Sequence[bytes], num_tokens: int) -> int | None:
         """Fill the empty list ``blocks`` for a new sequence, published blocks first.

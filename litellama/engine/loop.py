@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from litellama.engine.block_manager import BlockState
 from litellama.engine.detokenizer import Detokenizer
+from litellama.engine.pictures import Picture
 from litellama.engine.request import FinishReason, Request
 from litellama.engine.scheduler import Scheduler, Step
 from litellama.sampling import SamplingParams
@@ -72,7 +73,11 @@ class Engine:
         self._in_flight: deque[tuple[Step, Callable[[], list[int]]]] = deque()
 
     def submit(
-        self, prompt: Sequence[int], params: SamplingParams, seed: int, extra_key: bytes = b""
+        self,
+        prompt: Sequence[int],
+        params: SamplingParams,
+        seed: int,
+        pictures: Sequence[Picture] = (),
     ) -> Request:
         """Queue a prompt; its text can be collected with ``take`` as steps are made."""
         detokenizer = Detokenizer(self.tokenizer, prompt, params.stop)
@@ -80,7 +85,7 @@ class Engine:
         longest = max(len(prompt) + 1, min(len(prompt) + params.max_tokens, self.max_seq_len))
         with self._turn():
             number = next(self._ids)
-            request = Request(number, list(prompt), params, seed, detokenizer, longest, extra_key)
+            request = Request(number, list(prompt), params, seed, detokenizer, longest, pictures)
             self._pieces[request] = []
             self.scheduler.add(request)
         return request

@@ -1,9 +1,11 @@
 """Request: one prompt on its way through the engine."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from litellama.engine.detokenizer import Detokenizer
+from litellama.engine.pictures import Picture
 from litellama.sampling import SamplingParams
 
 FinishReason = Literal["stop", "length", "aborted"]
@@ -14,7 +16,7 @@ class Request:
     """A prompt, what has been generated from it, and where its keys and values are.
 
     seed: settled at arrival.  max_length: it ends when it has so many tokens, at the latest.
-    extra_key: 16 bytes for what else its keys and values depend on, such as a digest of its images.
+    pictures: those among the prompt's tokens, in order.
     token_ids: prompt and answer so far.  num_pending: tokens that follow those, sampled by steps
     whose results have not arrived.  num_computed: tokens whose keys and values are in the cache, or
     will be after the steps submitted so far.  blocks: the cache blocks that hold those, in order.
@@ -28,7 +30,7 @@ class Request:
     seed: int
     detokenizer: Detokenizer
     max_length: int
-    extra_key: bytes = b""
+    pictures: Sequence[Picture] = ()
     token_ids: list[int] = field(init=False)
     num_pending: int = 0
     num_computed: int = 0

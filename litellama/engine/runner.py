@@ -3,11 +3,12 @@
 It owns the tensors: the weights, and the KV cache they fill.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
 from litellama.engine.block_manager import BlockManager
+from litellama.engine.pictures import Encoder, Picture, picture_features
 from litellama.engine.scheduler import Scheduled, Step
 from litellama.kernels import AttentionBatch
 from litellama.models.decoder import Decoder
@@ -27,12 +28,17 @@ def make_cache(model: Decoder, num_blocks: int, block_size: int) -> torch.Tensor
 
 
 class Runner:
-    """A model and the cache pool that ``manager`` keeps the books of."""
+    """A model and the cache pool that ``manager`` keeps the books of.
+
+    encode: pixels to features, of a model that reads pictures.
+    """
 
     depth = 0  # a step is over when ``submit`` returns
 
-    def __init__(self, model: Decoder, manager: BlockManager) -> None:
-        self.model, self.manager = model, manager
+    def __init__(
+        self, model: Decoder, manager: BlockManager, encode: Encoder | None = None
+    ) -> None:
+        self.model, self.manager, self.encode = model, manager, encode
         self.device = model.embed_tokens.device
         self.cache = make_cache(model, manager.num_blocks, manager.block_size)
 
@@ -48,7 +54,8 @@ class Runner:
             sources, targets = torch.tensor(step.copies, device=self.device).unbind(1)
             self.cache[:, :, targets] = self.cache[:, :, sources]
         token_ids, positions, batch = self.pack(step.scheduled)
-        hidden = self.model(token_ids, positions, self.cache, batch)
+        features = self.features((s.start, s.stop, s.request.pictures) for s in step.scheduled)
+        hidden = self.model(token_ids, positions, self.cache, batch, features)
         if not step.sampling:
             return []
         # The last packed row of each request that samples: the only rows lm_head runs on.
@@ -57,6 +64,12 @@ class Runner:
         if len(rows) < len(step.scheduled):
             ends = ends[torch.tensor(rows, device=self.device)]
         return self.sample(step.sampling, self.model.logits(hidden[ends]))
+
+    def features(
+        self, spans: Iterable[tuple[int, int, Sequence[Picture]]]
+    ) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """What replaces the embeddings of pictures' tokens in a step; None if it has no such."""
+        return picture_features(spans, self.encode, self.device) if self.encode else None
 
     def pack(self, scheduled: list[Scheduled]) -> tuple[torch.Tensor, torch.Tensor, AttentionBatch]:
         """Token ids [T], positions [T] and the AttentionBatch of a step."""
@@ -97,7 +110,7 @@ class Runner:
         return sample(logits, batch).tolist()
 
     @torch.inference_mode()
-    def all_logits(self, token_ids: list[int]) -> torch.Tensor:
+    def all_logits(self, token_ids: list[int], pictures: Sequence[Picture] = ()) -> torch.Tensor:
         """float32 [T, vocab] on the CPU: the logits after every token of one text, on a cache of
         its own, so that running requests are not disturbed."""
         size = self.manager.block_size
@@ -113,7 +126,11 @@ class Runner:
             max_seq_len=T,
         )
         ids, positions = self._tensor(token_ids, torch.int64), torch.arange(T, device=self.device)
-        hidden = self.model(ids, positions, make_cache(self.model, num_blocks, size), batch)
+        cache, features = (
+            make_cache(self.model, num_blocks, size),
+            self.features([(0, T, pictures)]),
+        )
+        hidden = self.model(ids, positions, cache, batch, features)
         return self.model.logits(hidden).cpu()
 
     def _tensor(self, values: list, dtype: torch.dtype) -> torch.Tensor:

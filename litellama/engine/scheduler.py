@@ -213,4 +213,5 @@ class Scheduler:
         self.manager.publish(request.blocks, request.block_keys, known)
 
     def _extend_keys(self, request: Request) -> None:
-        self.manager.extend_keys(request.block_keys, request.token_ids, request.extra_key)
+        pictures = [(p.start, p.key) for p in request.pictures]
+        self.manager.extend_keys(request.block_keys, request.token_ids, pictures)

@@ -259,17 +259,28 @@ def test_nothing_is_found_after_forget_or_without_prefix_caching():
     assert begin(plain, [1, 2, 3])[1] == 0
 
 
-def test_keys_stand_for_the_whole_text_and_for_what_else_it_depends_on():
+def test_keys_stand_for_the_whole_text_and_for_the_pictures_in_it():
+    """A picture changes the keys from the block of its first token on, and none before it."""
     manager = BlockManager(1, 2)
-    keys: dict[bytes, list[bytes]] = {}
-    for extra in (b"", bytes(16), b"picture of a cat"):
-        keys[extra] = []
-        manager.extend_keys(keys[extra], [1, 2, 3, 4, 5], extra)
-        assert len(keys[extra]) == 2
-    assert len({k for some in keys.values() for k in some}) == 6
-    grown = list(keys[b""])
+    cat, dog = b"picture of a cat", b"picture of a dog"
+    shown = {
+        "none": [], "cat": [(0, cat)], "dog": [(0, dog)], "late": [(2, cat)],
+        "both": [(0, cat), (1, dog)], "swapped": [(0, dog), (1, cat)],
+        "apart": [(0, cat), (3, dog)], "beyond": [(4, cat)],
+    }  # fmt: skip
+    keys: dict[str, list[bytes]] = {}
+    for name, pictures in shown.items():
+        keys[name] = []
+        manager.extend_keys(keys[name], [1, 2, 3, 4, 5], pictures)
+        assert len(keys[name]) == 2
+    assert keys["beyond"] == keys["none"]
+    assert keys["late"][0] == keys["none"][0]
+    assert keys["apart"][0] == keys["cat"][0]
+    assert len({keys[name][0] for name in ("none", "cat", "dog", "both", "swapped")}) == 5
+    assert len({key[1] for key in keys.values()}) == 7
+    grown = list(keys["none"])
     manager.extend_keys(grown, [1, 2, 3, 4, 5, 6])
-    assert grown == [*keys[b""], block_key(keys[b""][1], [5, 6])]
+    assert grown == [*keys["none"], block_key(keys["none"][1], [5, 6])]
 
 
 def test_the_snapshot_names_owners_and_counts_hits():
