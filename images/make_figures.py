@@ -189,6 +189,61 @@ def online_lanes() -> str:
     return d.svg()
 
 
+def rope_layouts() -> str:
+    """Lesson 04: which numbers of a head are turned together, in the two layouts."""
+    d = Drawing(
+        820,
+        196,
+        "A head of eight numbers, twice. In the interleaved layout of the paper neighbours are "
+        "pairs: 0 with 1, 2 with 3, 4 with 5, 6 with 7. In the half-split layout number i of the "
+        "first half is paired with number i of the second: 0 with 4, 1 with 5, 2 with 6, 3 with 7.",
+    )
+    styles = ["lit", "orange", "green", "sky"]
+    layouts = {
+        "interleaved (the paper, GGUF)": [i // 2 for i in range(8)],
+        "half-split (Hugging Face, this engine)": [i % 4 for i in range(8)],
+    }
+    for side, (name, pair_of) in enumerate(layouts.items()):
+        left = 24 + side * 404
+        d.text(left, 30, name, 13, "", "start")
+        for i, pair in enumerate(pair_of):
+            x = left + i * 46
+            d.box(x, 46, 40, 40, f"x[{i}]", styles[pair], "", 12)
+            first = pair_of.index(pair)
+            if i > first:
+                low, start = 100 + 16 * (pair if side else 0), left + first * 46 + 20
+                d.arrow((start, 87), (start, low), (x + 20, low), (x + 20, 88))
+    d.text(24, 180, "one colour, one pair: turned by one angle", 12, "soft", "start")
+    return d.svg()
+
+
+def rope_token() -> str:
+    """Lesson 04: the program of one token, and the heads it turns."""
+    d = Drawing(
+        820,
+        236,
+        "The program of one token. It reads one row of cos and one of sin, 32 numbers each, and "
+        "turns with them the token's nine query heads and three key heads. Each head is read as a "
+        "first half and a second half of 32 numbers. The value heads beside them are not read.",
+    )
+    d.text(24, 30, "one row of the fused q/k/v matrix: the heads of token t", 13, "", "start")
+    for head in range(15):
+        x = 24 + head * 51.5
+        name = f"q {head}" if head < 9 else f"k {head - 9}" if head < 12 else f"v {head - 12}"
+        style = "lit" if head < 9 else "sky" if head < 12 else "masked"
+        for half in range(2):
+            d.box(x + half * 23.5, 62, 21.5, 40, "", style)
+        d.text(x + 22.5, 54, name, 12, "soft")
+    d.box(250, 164, 300, 46, "program_id = t", "plain", "turns 9 + 3 heads")
+    d.box(24, 164, 90, 46, "cos[t]", "green", "32 numbers")
+    d.box(132, 164, 90, 46, "sin[t]", "green", "32 numbers")
+    d.arrow((223, 187), (249, 187))
+    for x in (24 + 4.5 * 51.5, 24 + 10.5 * 51.5):
+        d.arrow((x, 104), (400 + (x - 400) * 0.3, 163))
+    d.text(24 + 13.5 * 51.5, 124, "not read", 11, "soft")
+    return d.svg()
+
+
 FIGURES: dict[str, Callable[[], str]] = {
     "map.svg": engine_map,
     **{f"map_{n:02d}.svg": partial(engine_map, n) for n in range(LAST_LESSON + 1)},
@@ -198,6 +253,8 @@ FIGURES: dict[str, Callable[[], str]] = {
     "skip_rms_norm_traffic.svg": skip_rms_norm_traffic,
     "softmax_traffic.svg": softmax_traffic,
     "online_lanes.svg": online_lanes,
+    "rope_layouts.svg": rope_layouts,
+    "rope_token.svg": rope_token,
 }
 
 

@@ -56,6 +56,7 @@ def test_a_lessons_final_kernels_are_the_packages(path):
         ("01_first_triton_kernel", {"mul_kernel"}),
         ("02_softmax", {"softmax_kernel", "softmax_online_kernel"}),
         ("03_rmsnorm", {"rms_norm_kernel", "skip_rms_norm_kernel"}),
+        ("04_rope", {"rope_kernel", "rotate_heads"}),
     ],
 )
 def test_a_lesson_builds_the_kernels_it_is_about(lesson, kernels):

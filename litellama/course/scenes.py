@@ -4,12 +4,13 @@ Both take the values of the controls (see ``litellama.course.widgets.explore``).
 teaches with a few lines of code stays in its lesson; one that is mostly drawing lives here.
 """
 
-from math import exp, inf
+from math import cos, exp, inf, pi, sin
 from typing import TYPE_CHECKING
 
 from litellama.course.figures import PALETTE, SOFT, canvas
 
 if TYPE_CHECKING:
+    import torch
     from matplotlib.figure import Figure
 
 
@@ -127,4 +128,83 @@ def online(block: int, BLOCK: int) -> "Figure":
     below.invert_yaxis()
     below.tick_params(left=False)
     figure.suptitle(online_alt(block, BLOCK), x=0.02, ha="left", fontsize=10)
+    return figure
+
+
+HAND_PAIRS = (0, 4, 8, 12, 16, 24)
+
+
+def speed(pair: int) -> float:
+    """Lesson 04: radians a token of one of the 32 pairs of a SmolLM2 head."""
+    return 100_000.0 ** (-pair / 32)
+
+
+def hands_score(distance: int) -> float:
+    """Lesson 04: the mean cosine between the hands of all pairs, at a distance in tokens."""
+    return sum(cos(distance * speed(pair)) for pair in range(32)) / 32
+
+
+def hands_alt(position: int, distance: int) -> str:
+    """Lesson 04: where the two stand, and what they score."""
+    return (
+        f"Query at position {position}, key at {position - distance}: distance {distance}, "
+        f"score {hands_score(distance):.2f} of 1."
+    )
+
+
+def hands(position: int, distance: int) -> "Figure":
+    """Lesson 04: pairs as clock hands, of a query and of a key before it, and their score."""
+    figure, (faces, below) = canvas(7.5, 4.0, rows=2)
+    rim = [2 * pi * i / 60 for i in range(61)]
+    for i, pair in enumerate(HAND_PAIRS):
+        middle = 3.0 * i
+        faces.plot([middle + cos(a) for a in rim], [sin(a) for a in rim], color=PALETTE["grey"])
+        for where, colour, width in ((position - distance, "grey", 4.5), (position, "blue", 2.2)):
+            angle = where * speed(pair)
+            x, y = [middle, middle + cos(angle)], [0, sin(angle)]
+            faces.plot(x, y, color=PALETTE[colour], linewidth=width, solid_capstyle="round")
+        words = f"pair {pair}\n{2 * pi / speed(pair):,.0f} tokens"
+        faces.text(middle, 1.25, words, ha="center", va="bottom", fontsize=9)
+    faces.set(xlim=(-1.4, 16.4), ylim=(-1.1, 2.6), xticks=[], yticks=[], aspect="equal")
+    faces.spines[:].set_visible(False)
+    below.plot(range(151), [hands_score(d) for d in range(151)], color=PALETTE["blue"])
+    below.plot(distance, hands_score(distance), "o", color=PALETTE["orange"], markersize=9)
+    below.grid(axis="y")
+    below.set(xlim=(-2, 153), ylim=(0, 1.08), xlabel="distance in tokens", ylabel="score")
+    figure.suptitle(hands_alt(position, distance), x=0.02, ha="left", fontsize=10.5)
+    return figure
+
+
+def wavelengths_alt(plain: "torch.Tensor", stretched: "torch.Tensor") -> str:
+    """Lesson 04: how many pairs Llama 3's rule keeps, and how far it stretches the slowest."""
+    kept = int((plain == stretched).sum())
+    before, after = (2 * pi / float(f[-1]) for f in (plain, stretched))
+    return (
+        f"Tokens per full turn of each of the {len(plain)} pairs, on a log scale, before and after "
+        f"Llama 3's scaling: the {kept} fastest pairs are kept, and the slowest goes from "
+        f"{before:,.0f} to {after:,.0f} tokens a turn."
+    )
+
+
+def wavelengths(plain: "torch.Tensor", stretched: "torch.Tensor") -> "Figure":
+    """Lesson 04: tokens per turn of each pair, before and after Llama 3's scaling."""
+    figure, axes = canvas(7.5, 3.4)
+    pairs = range(len(plain))
+    before, after = ((2 * pi / f).tolist() for f in (plain, stretched))
+    axes.semilogy(pairs, after, "o-", color=PALETTE["blue"], markersize=5)
+    axes.semilogy(pairs, before, "o-", color=PALETTE["grey"], markersize=5)
+    axes.text(len(plain) - 0.6, after[-1], "stretched", color=PALETTE["blue"], va="center")
+    axes.text(len(plain) - 0.6, before[-1], "as trained", color=SOFT, va="center")
+    card = {"facecolor": figure.get_facecolor(), "edgecolor": "none", "pad": 1}
+    limits = {"keep below: 4 turns in 8,192": 2048, "stretch above: 1 turn in 8,192": 8192}
+    for words, tokens in limits.items():
+        axes.axhline(tokens, color=PALETTE["vermilion"], linestyle=":", linewidth=1.4)
+        axes.text(0, tokens, words, color=PALETTE["vermilion"], fontsize=9, va="center", bbox=card)
+    axes.set(
+        xlim=(-0.8, len(plain) + 3.5),
+        xticks=range(0, len(plain), 5),
+        xlabel="pair",
+        ylabel="tokens per full turn",
+    )
+    axes.grid(axis="y")
     return figure

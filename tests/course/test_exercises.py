@@ -123,23 +123,20 @@ def test_the_notebook_states_what_the_exercise_says(exercise: Exercise):
 
 
 @pytest.mark.parametrize(
-    ("name", "file"),
+    ("name", "file", "kernels"),
     [
-        ("mul", "mul"),
-        ("softmax", "softmax"),
-        ("softmax_online", "softmax"),
-        ("rms_norm", "rms_norm"),
-        ("skip_rms_norm", "skip_rms_norm"),
+        ("mul", "mul", {"mul_kernel"}),
+        ("softmax", "softmax", {"softmax_kernel"}),
+        ("softmax_online", "softmax", {"softmax_online_kernel"}),
+        ("rms_norm", "rms_norm", {"rms_norm_kernel"}),
+        ("skip_rms_norm", "skip_rms_norm", {"skip_rms_norm_kernel"}),
+        ("rope", "rope", {"rope_kernel", "rotate_heads"}),
     ],
 )
-def test_a_solution_that_rebuilds_a_kernel_is_the_package_kernel(name, file):
+def test_a_solution_that_rebuilds_a_kernel_is_the_package_kernel(name, file, kernels):
     _, answer = solution_cells(ROOT / "solutions" / f"{find(name).lesson}.ipynb", name)
+    theirs = {f.name: f for f in ast.parse(answer).body if isinstance(f, ast.FunctionDef)}
     module = importlib.import_module(f"litellama.kernels.{file}")
-    kernel = getattr(module, f"{name}_kernel")
-    ours = textwrap.dedent(inspect.getsource(kernel.fn))
-    theirs = next(
-        node
-        for node in ast.parse(answer).body
-        if isinstance(node, ast.FunctionDef) and node.name == f"{name}_kernel"
-    )
-    assert ast.dump(theirs) == ast.dump(ast.parse(ours).body[0])
+    for kernel in kernels:
+        ours = textwrap.dedent(inspect.getsource(getattr(module, kernel).fn))
+        assert ast.dump(theirs[kernel]) == ast.dump(ast.parse(ours).body[0])
