@@ -1,13 +1,17 @@
 """LLaVA against transformers: the tower, the projector, the logits and the tokens, each alone."""
 
 import json
+import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import LlavaForConditionalGeneration
+from transformers import CLIPImageProcessorPil, LlavaForConditionalGeneration
 
+from litellama import LLM, SamplingParams
 from litellama.checkpoints import load_weights
 from litellama.errors import CheckpointError, ConfigError
 from litellama.models import empty_model, read_config
@@ -79,6 +83,79 @@ def test_vision_features_and_projected_tokens(ours, theirs, device, count):
     assert expected.std() > 0.5
     projected = torch.stack(list(theirs.get_image_features(pixels).pooler_output))
     torch.testing.assert_close(ours.image_features(pixels), projected, rtol=0, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def llm(folder, device) -> LLM:
+    return LLM(folder, device=device, dtype="float32", block_size=4)
+
+
+def picture(seed: int, width: int = 41, height: int = 33) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def prompt(llm: LLM, seed: int, *lengths: int) -> list[int]:
+    """Random words of the given lengths, and an image token between one run of words and the next.
+
+    Two neighbouring pictures have no word between them where a length is 0.
+    """
+    rng, ids = random.Random(seed), []
+    for i, length in enumerate(lengths):
+        ids += [llm.config.vision.image_token_id] * (i > 0)
+        ids += [rng.randrange(256) for _ in range(length)]
+    return ids
+
+
+def inputs_of(llm: LLM, theirs, ids: list[int], images: list[Image.Image]) -> dict:
+    """What transformers' processor makes of a prompt: markers expanded, pictures prepared."""
+    vision = llm.config.vision
+    each = {vision.image_token_id: vision.num_image_tokens}
+    inputs = {"input_ids": torch.tensor([[i for t in ids for i in [t] * each.get(t, 1)]])}
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    if images:
+        size = {"height": vision.image_size, "width": vision.image_size}
+        process = CLIPImageProcessorPil(size={"shortest_edge": vision.image_size}, crop_size=size)
+        inputs["pixel_values"] = process(images, return_tensors="pt").pixel_values
+    return {name: tensor.to(theirs.device) for name, tensor in inputs.items()}
+
+
+def greedy(llm: LLM, theirs, ids: list[int], images: list[Image.Image], count: int) -> list[int]:
+    """transformers' greedy continuation, never stopping early."""
+    inputs = inputs_of(llm, theirs, ids, images)
+    theirs.generation_config.eos_token_id = None
+    out = theirs.generate(**inputs, do_sample=False, max_new_tokens=count, pad_token_id=0)
+    return out[0, inputs["input_ids"].shape[1] :].tolist()
+
+
+# The lengths of the words around the pictures; how many pictures follows.
+SHAPES = [(5, 9), (0, 3), (8, 0, 2), (1, 4, 0, 6), (7, 0), (30,), (2,)]
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_logits(llm, theirs, shape):
+    ids, images = prompt(llm, 3, *shape), [picture(i) for i in range(len(shape) - 1)]
+    expected = theirs(**inputs_of(llm, theirs, ids, images)).logits[0].cpu()
+    torch.testing.assert_close(llm.logits(ids, images), expected, rtol=0, atol=1e-4)
+    assert expected.std() > 0.5
+    if images:  # the pictures are seen
+        others = [picture(i + 100) for i in range(len(images))]
+        assert (llm.logits(ids, others)[-1] - expected[-1]).abs().max() > 1e-3
+
+
+PARAMS = SamplingParams(temperature=0.0, max_tokens=12, ignore_eos=True)
+
+
+def test_greedy_tokens_alone_and_among_texts_and_pictures(llm, theirs):
+    prompts = [prompt(llm, i, *shape) for i, shape in enumerate(SHAPES)]
+    images = [[picture(i + j) for j in range(len(s) - 1)] for i, s in enumerate(SHAPES)]
+    expected = [greedy(llm, theirs, *pair, 12) for pair in zip(prompts, images, strict=True)]
+    for ids, some, tokens in zip(prompts, images, expected, strict=True):
+        assert llm.generate(ids, PARAMS, some)[0].token_ids == tokens
+    assert [o.token_ids for o in llm.generate(prompts, PARAMS, images)] == expected
+    backwards = llm.generate(prompts[::-1], PARAMS, images[::-1])
+    assert [o.token_ids for o in backwards[::-1]] == expected
 
 
 BAD_CONFIGS = {
