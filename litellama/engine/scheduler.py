@@ -1,12 +1,15 @@
 """The scheduler: which requests advance in the next step, and by how many tokens.
 
 One rule covers prefill, chunked prefill and decode (continuous batching): a request advances by as
-many of its uncomputed tokens as the step's token budget allows.  Decodes go first, one token each,
-so that a long prompt never holds up a running stream; then prompts that have begun; then waiting
-requests are admitted, first come first served.  When the pool runs out, the request that arrived
-last is preempted: its blocks are released, and its tokens are computed again later, from its own
-published blocks if they are still there.  So the running requests are always the oldest ones, the
-oldest of all advances in every step, and each is the oldest some day: nobody starves.
+many of its uncomputed tokens as the step's token budget allows.  Running requests go first, in
+order of arrival; then waiting ones are admitted, first come first served.  Nobody is admitted
+behind a prompt that is not finished, so only the last of the running requests can have one:
+decodes, one token each, come before it, and a long prompt never holds up a running stream.
+
+When the pool runs out, the request that arrived last is preempted: its blocks are released, and its
+tokens are computed again later, from its own published blocks if they are still there.  So the
+running requests are always the oldest ones, the oldest of all advances in every step, and each is
+the oldest some day: nobody starves.
 
 A step can be scheduled before the tokens of the step before it are known: a request only needs to
 know that a token is pending.  Steps run in the order in which they were scheduled, so a block can
@@ -128,10 +131,17 @@ class Scheduler:
     def schedule(self) -> Step | None:
         """The next step, with cache blocks taken for its tokens; None if nothing can advance."""
         self.manager.new_step()
-        tokens, preempted = self._plan_running()
-        scheduled = [self._advance(request, count) for request, count in tokens.items()]
-        if not preempted:
-            self._admit(scheduled, self.max_step_tokens - sum(tokens.values()))
+        scheduled: list[Scheduled] = []
+        preempted: list[int] = []
+        budget = self.max_step_tokens
+        for request in list(self.running):
+            count = min(request.num_uncomputed, budget)
+            if count and self._make_room(request, count, preempted):
+                scheduled.append(self._advance(request, count))
+                budget -= count
+        while budget and (admitted := self._admit(budget)):
+            scheduled.append(admitted)
+            budget -= admitted.num_tokens
         if not scheduled:
             return None
         free, waiting = self.manager.num_free, len(self.waiting)
@@ -140,47 +150,34 @@ class Scheduler:
         self.trace.append(step)
         return step
 
-    def _plan_running(self) -> tuple[dict[Request, int], list[int]]:
-        """How many tokens each running request computes, and the ids of those preempted."""
-        tokens: dict[Request, int] = {}
-        preempted: list[int] = []
-        budget = self.max_step_tokens
-        for request in sorted(self.running, key=lambda r: r.num_uncomputed > 1):
-            count = min(request.num_uncomputed, budget)
-            if count == 0:
-                continue
-            # A request without blocks has been preempted, a moment ago or to make room for itself.
-            while request.blocks and not self.manager.grow(
-                request.blocks, request.num_computed + count
-            ):
-                victim = self._preempt_last()
-                preempted.append(victim.request_id)
-                budget += tokens.pop(victim, 0)
-            if request.blocks:
-                tokens[request] = count
-                budget -= count
-        return tokens, preempted
+    def _make_room(self, request: Request, num_tokens: int, preempted: list[int]) -> bool:
+        """Take blocks for a request's next tokens, from the last arrivals if need be; False if that
+        cost the request its own."""
+        while request.blocks:
+            if self.manager.grow(request.blocks, request.num_computed + num_tokens):
+                return True
+            preempted.append(self._preempt_last().request_id)
+        return False
 
-    def _admit(self, scheduled: list[Scheduled], budget: int) -> None:
-        """Start waiting requests, in order, while there is budget and room for all their tokens."""
-        while self.waiting and budget and len(self.running) < self.max_num_seqs:
-            request, copy = self.waiting[0], None
-            self._extend_keys(request)
-            cached = self.manager.start(request.blocks, request.block_keys, request.length)
-            if cached is None:
-                return
-            self.running.append(self.waiting.popleft())
-            if cached == request.length:  # the last token is computed again, for its logits
-                cached -= 1
-                copy = self.manager.copy_on_write(request.blocks)
-            request.num_computed = cached
-            if request.num_cached is None:
-                request.num_cached = cached
-                self.num_prompt_tokens += request.length
-                self.num_cached_tokens += cached
-            count = min(request.num_uncomputed, budget)
-            scheduled.append(self._advance(request, count, cached, copy))
-            budget -= count
+    def _admit(self, budget: int) -> Scheduled | None:
+        """Start the request that has waited longest, if there is room for all its tokens."""
+        if not self.waiting or len(self.running) == self.max_num_seqs:
+            return None
+        request, copy = self.waiting[0], None
+        self._extend_keys(request)
+        cached = self.manager.start(request.blocks, request.block_keys, request.length)
+        if cached is None:
+            return None
+        self.running.append(self.waiting.popleft())
+        if cached == request.length:  # the last token is computed again, for its logits
+            cached -= 1
+            copy = self.manager.copy_on_write(request.blocks)
+        request.num_computed = cached
+        if request.num_cached is None:
+            request.num_cached = cached
+            self.num_prompt_tokens += request.length
+            self.num_cached_tokens += cached
+        return self._advance(request, min(request.num_uncomputed, budget), cached, copy)
 
     def _advance(
         self,
@@ -207,10 +204,9 @@ class Scheduler:
         return victim
 
     def _publish(self, request: Request) -> None:
-        """Let others use the blocks whose tokens are both known and computed."""
+        """Let others use the blocks whose tokens are computed, and known: those have keys."""
         self._extend_keys(request)
-        known = min(request.num_computed, len(request.token_ids))
-        self.manager.publish(request.blocks, request.block_keys, known)
+        self.manager.publish(request.blocks, request.block_keys, request.num_computed)
 
     def _extend_keys(self, request: Request) -> None:
         pictures = [(p.start, p.key) for p in request.pictures]

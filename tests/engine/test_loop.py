@@ -94,6 +94,7 @@ def watch(engine: Engine) -> None:
     def checked() -> Step | None:
         # The oldest request advances in every step, unless its last token is on its way.
         oldest = [r for r in [*scheduler.running, *scheduler.waiting][:1] if r.num_uncomputed]
+        assert all(r.num_uncomputed <= 1 for r in scheduler.running[:-1])
         streams = [r for r in scheduler.running if r.num_uncomputed == 1]
         step = schedule()
         scheduled = [s.request for s in step.scheduled] if step else []

@@ -49,16 +49,14 @@ def test_a_long_prompt_is_cut_to_the_budget_and_never_delays_a_running_stream():
     assert advance(scheduler) == [(0, 1), (1, 1)]
 
 
-def test_a_stream_that_began_later_goes_before_the_rest_of_an_older_prompt():
+def test_nobody_is_admitted_behind_an_unfinished_prompt_so_only_the_last_has_one():
     scheduler = Scheduler(BlockManager(100, 4), max_num_seqs=8, max_step_tokens=10)
-    older, stream = request(0, 25), request(1, 3)
-    scheduler.add(older)
-    scheduler.add(stream)
-    assert advance(scheduler) == [(0, 10)]
-    assert advance(scheduler) == [(0, 10)]
-    assert advance(scheduler) == [(0, 5), (1, 3)]
-    older.token_ids += [0] * 30  # as if it had been preempted and computed again
-    assert advance(scheduler) == [(1, 1), (0, 9)]
+    for number, prompt in enumerate((3, 25, 3)):
+        scheduler.add(request(number, prompt))
+    assert advance(scheduler) == [(0, 3), (1, 7)]
+    assert advance(scheduler) == [(0, 1), (1, 9)]
+    assert advance(scheduler) == [(0, 1), (1, 9)]
+    assert advance(scheduler) == [(0, 1), (1, 1), (2, 3)]
 
 
 def test_no_more_than_max_num_seqs_run_and_the_rest_come_in_order():
