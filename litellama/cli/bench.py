@@ -132,9 +132,9 @@ def kernels(
 ) -> None:
     """Time each kernel on the GPU against its peers, in turns.
 
-    The peers are torch, eager and compiled, cuBLAS, Liger-Kernel (pip install liger-kernel) and
-    the backends of scaled_dot_product_attention. The record is written after each kernel, so that
-    a run that is stopped leaves what it has measured.
+    Peers: torch, eager and compiled; cuBLAS; scaled_dot_product_attention;
+    Liger-Kernel, where it is installed (pip install liger-kernel).
+    The record is written after each case: a run that is stopped keeps it.
     """
     from litellama.bench import kernels as bench_kernels
 
