@@ -39,6 +39,7 @@ def sample_reference(
     min_p: torch.Tensor,
     seeds: torch.Tensor,
     steps: torch.Tensor,
+    filters: bool = True,
 ) -> torch.Tensor:
     """What the kernels must compute, in plain torch."""
     logits = logits.float().nan_to_num(-torch.inf, torch.inf, -torch.inf)
@@ -49,7 +50,7 @@ def sample_reference(
     # The rows that are not greedy; a column of each parameter, to go with their logits.
     x = logits[rows]
     T, k, p, m = (values[rows, None] for values in (temperature, top_k, top_p, min_p))
-    dropped = x < threshold(x, T, k, p, m)
+    dropped = x < (threshold(x, T, k, p, m) if filters else -torch.inf)
     tokens = (~dropped.all(0)).nonzero()[:, 0]  # only those that some row keeps need noise
     scores = x[:, tokens] + T * gumbel(seeds[rows], steps[rows], tokens)
     winners[rows] = tokens[scores.masked_fill_(dropped[:, tokens], -torch.inf).argmax(-1)]
@@ -164,17 +165,18 @@ def has_filter(temperature, top_k, top_p, min_p, V):
 @triton.jit
 def slice_winner_kernel(
     logits_ptr, temperature_ptr, top_k_ptr, top_p_ptr, min_p_ptr, seeds_ptr, steps_ptr,
-    score_ptr, token_ptr, row_stride, V, SLICE: tl.constexpr,
+    score_ptr, token_ptr, row_stride, V, SLICE: tl.constexpr, FILTERS: tl.constexpr,
 ):  # fmt: skip
     part, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
     tokens = part * SLICE + tl.arange(0, SLICE)
     score = load_logits(logits_ptr + row * row_stride + tokens, tokens < V)
     temperature = tl.load(temperature_ptr + row)
-    filtered = has_filter(
-        temperature, tl.load(top_k_ptr + row), tl.load(top_p_ptr + row), tl.load(min_p_ptr + row), V
-    )
-    # Of a row with filters only the maximum is wanted now, as of a greedy row.
-    if (temperature > 0.0) & (filtered == 0):
+    drawn = temperature > 0.0
+    if FILTERS:  # of a row that has one, only the maximum is wanted now, as of a greedy row
+        top_k, top_p = tl.load(top_k_ptr + row), tl.load(top_p_ptr + row)
+        filtered = has_filter(temperature, top_k, top_p, tl.load(min_p_ptr + row), V)
+        drawn = drawn & (filtered == 0)
+    if drawn:
         noise = gumbel_noise(tl.load(seeds_ptr + row), tl.load(steps_ptr + row), tokens)
         score += temperature * noise
     best, winner = tl.max(score, axis=0, return_indices=True)
@@ -194,10 +196,9 @@ def row_winner(score_ptr, token_ptr, row, num_slices, BLOCK_SLICES: tl.constexpr
 
 
 @triton.jit
-def level_logits(maximum, temperature, LEVELS: tl.constexpr):
-    """Logits of probability e^-1, e^-2, ... of the likeliest token's; the last is -inf."""
-    level = tl.arange(0, LEVELS)
-    # An explicit fma: every kernel must round to the same level, or counts and lists would differ.
+def logit_of_level(level, maximum, temperature, LEVELS: tl.constexpr):
+    """Of level 0, 1, ...: a share e^-1, e^-2, ... of the likeliest token's; of the last, -inf."""
+    # An explicit fma: every kernel must round to the same logit, or counts and lists would differ.
     logit = tl.fma(-1.0 - level.to(tl.float32), temperature, maximum)
     return tl.where(level == LEVELS - 1, -float("inf"), logit)
 
@@ -215,7 +216,7 @@ def measure_levels_kernel(
         temperature, tl.load(top_k_ptr + row), tl.load(top_p_ptr + row), tl.load(min_p_ptr + row), V
     ):
         maximum, _ = row_winner(score_ptr, token_ptr, row, num_slices, BLOCK_SLICES)
-        levels = level_logits(maximum, temperature, LEVELS)[:, None]
+        levels = logit_of_level(tl.arange(0, LEVELS), maximum, temperature, LEVELS)[:, None]
         count = tl.zeros([LEVELS, BLOCK], tl.int32)
         mass = tl.zeros([LEVELS, BLOCK], tl.float32)
         for start in range(0, SLICE, BLOCK):
@@ -230,32 +231,35 @@ def measure_levels_kernel(
 
 
 @triton.jit
+def sum_of_slices(level_ptr, row, num_slices, LEVELS: tl.constexpr, BLOCK_SLICES: tl.constexpr):
+    """A row's count, or mass, at the level that ``level_ptr`` points to."""
+    parts = tl.arange(0, BLOCK_SLICES)
+    ptrs = level_ptr + (row * num_slices + parts) * LEVELS
+    return tl.sum(tl.load(ptrs, mask=parts < num_slices, other=0), axis=0)
+
+
+@triton.jit
 def choose_level(
-    count_ptr, mass_ptr, row, num_slices, maximum, temperature, top_k, top_p, min_p, V,
+    count_ptr, mass_ptr, row, num_slices, top_k, top_p, min_p, V,
     LEVELS: tl.constexpr, BLOCK_SLICES: tl.constexpr,
 ):  # fmt: skip
-    """The highest level that no kept token is below: its index, its logit and how many tokens
-    reach it; and the mass of the whole row."""
+    """The highest level that no kept token is below."""
     parts, level = tl.arange(0, BLOCK_SLICES)[:, None], tl.arange(0, LEVELS)
     place = (row * num_slices + parts) * LEVELS + level[None, :]
-    count = tl.sum(tl.load(count_ptr + place, mask=parts < num_slices, other=0), axis=0)
-    mass = tl.sum(tl.load(mass_ptr + place, mask=parts < num_slices, other=0.0), axis=0)
-    total = tl.max(mass, axis=0)  # that of the last level, -inf
-    if (top_k > 0) & (top_k < V):
-        enough = count >= top_k  # also where top-p keeps fewer: it needs the mass of all k
+    if (top_k > 0) & (top_k < V):  # also where top-p keeps fewer: it needs the mass of all k
+        count = tl.sum(tl.load(count_ptr + place, mask=parts < num_slices, other=0), axis=0)
+        enough = count >= top_k
     else:
-        need = tl.where(top_p < 1.0, top_p * total, float("inf"))
+        mass = tl.sum(tl.load(mass_ptr + place, mask=parts < num_slices, other=0.0), axis=0)
+        need = tl.where(top_p < 1.0, top_p * tl.max(mass, axis=0), float("inf"))
         enough = (mass >= need) | (level.to(tl.float32) + 1.0 >= -log_of(min_p))
-    chosen = tl.min(tl.where(enough, level, LEVELS - 1), axis=0)
-    levels = level_logits(maximum, temperature, LEVELS)
-    lowest = tl.max(tl.where(level == chosen, levels, -float("inf")), axis=0)
-    return chosen, lowest, tl.sum(tl.where(level == chosen, count, 0), axis=0), total
+    return tl.min(tl.where(enough, level, LEVELS - 1), axis=0)
 
 
 @triton.jit
 def list_candidates_kernel(
     logits_ptr, temperature_ptr, top_k_ptr, top_p_ptr, min_p_ptr, score_ptr, token_ptr,
-    count_ptr, mass_ptr, candidate_ptr, row_stride, V,
+    count_ptr, mass_ptr, level_ptr, candidate_ptr, row_stride, V,
     SLICE: tl.constexpr, LEVELS: tl.constexpr, BLOCK_SLICES: tl.constexpr,
 ):  # fmt: skip
     part, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
@@ -264,16 +268,17 @@ def list_candidates_kernel(
     top_p, min_p = tl.load(top_p_ptr + row), tl.load(min_p_ptr + row)
     if has_filter(temperature, top_k, top_p, min_p, V):
         maximum, _ = row_winner(score_ptr, token_ptr, row, num_slices, BLOCK_SLICES)
-        chosen, lowest, _, _ = choose_level(
-            count_ptr, mass_ptr, row, num_slices, maximum, temperature, top_k, top_p, min_p, V,
-            LEVELS, BLOCK_SLICES,
-        )  # fmt: skip
+        level = choose_level(
+            count_ptr, mass_ptr, row, num_slices, top_k, top_p, min_p, V, LEVELS, BLOCK_SLICES
+        )
+        # The next kernel must not choose again: its sums may round in another way.
+        tl.store(level_ptr + row, level, mask=part == 0)
         tokens = part * SLICE + tl.arange(0, SLICE)
         x = load_logits(logits_ptr + row * row_stride + tokens, tokens < V)
-        listed = (x >= lowest) & (tokens < V)
+        listed = (x >= logit_of_level(level, maximum, temperature, LEVELS)) & (tokens < V)
         # What the slices before this one list says where this one's part of the list begins.
         parts = tl.arange(0, BLOCK_SLICES)
-        counts = count_ptr + (row * num_slices + parts) * LEVELS + chosen
+        counts = count_ptr + (row * num_slices + parts) * LEVELS + level
         start = tl.sum(tl.load(counts, mask=parts < part, other=0), axis=0)
         place = start + tl.cumsum(listed.to(tl.int32), axis=0) - 1
         tl.store(candidate_ptr + row * V + place, tokens, mask=listed)
@@ -358,38 +363,53 @@ def row_threshold(
 
 
 @triton.jit
+def draw_candidate(
+    x_ptr, candidate_ptr, n, threshold, temperature, seed, step, winner, BLOCK: tl.constexpr
+):
+    """Of the n candidates that reach the threshold, the first with the largest x + T g."""
+    best = tl.full([], -float("inf"), tl.float32)
+    for start in range(0, n, BLOCK):
+        inside = start + tl.arange(0, BLOCK) < n
+        tokens = tl.load(candidate_ptr + start + tl.arange(0, BLOCK), mask=inside, other=0)
+        x = load_logits(x_ptr + tokens, inside)
+        score = x + temperature * gumbel_noise(seed, step, tokens)
+        score = tl.where(x >= threshold, score, -float("inf"))
+        block_best, place = tl.max(score, axis=0, return_indices=True)
+        if block_best > best:  # the list is in order: of equals, the first token stays
+            best = block_best
+            winner = tl.load(candidate_ptr + start + place)
+    return winner
+
+
+@triton.jit
 def sample_row_kernel(
     logits_ptr, temperature_ptr, top_k_ptr, top_p_ptr, min_p_ptr, seeds_ptr, steps_ptr,
-    score_ptr, token_ptr, count_ptr, mass_ptr, candidate_ptr, out_ptr, row_stride, num_slices, V,
+    score_ptr, token_ptr, count_ptr, mass_ptr, level_ptr, candidate_ptr, out_ptr,
+    row_stride, num_slices, V,
     LEVELS: tl.constexpr, BLOCK_SLICES: tl.constexpr, PIVOTS: tl.constexpr, BLOCK: tl.constexpr,
+    FILTERS: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     maximum, winner = row_winner(score_ptr, token_ptr, row, num_slices, BLOCK_SLICES)
-    temperature, top_k = tl.load(temperature_ptr + row), tl.load(top_k_ptr + row)
-    top_p, min_p = tl.load(top_p_ptr + row), tl.load(min_p_ptr + row)
-    if has_filter(temperature, top_k, top_p, min_p, V):
-        _, lowest, n, mass = choose_level(
-            count_ptr, mass_ptr, row, num_slices, maximum, temperature, top_k, top_p, min_p, V,
-            LEVELS, BLOCK_SLICES,
-        )  # fmt: skip
-        x_ptr, row_candidate_ptr = logits_ptr + row * row_stride, candidate_ptr + row * V
-        threshold = row_threshold(
-            x_ptr, row_candidate_ptr, n, lowest, mass, maximum, temperature, top_k, top_p, min_p, V,
-            PIVOTS, BLOCK,
-        )  # fmt: skip
-        seed, step = tl.load(seeds_ptr + row), tl.load(steps_ptr + row)
-        best = tl.full([], -float("inf"), tl.float32)
-        for start in range(0, n, BLOCK):
-            inside = start + tl.arange(0, BLOCK) < n
-            places = row_candidate_ptr + start + tl.arange(0, BLOCK)
-            tokens = tl.load(places, mask=inside, other=0)
-            x = load_logits(x_ptr + tokens, inside)
-            score = x + temperature * gumbel_noise(seed, step, tokens)
-            score = tl.where(x >= threshold, score, -float("inf"))
-            block_best, place = tl.max(score, axis=0, return_indices=True)
-            if block_best > best:  # candidates are in order: of equals, the first token stays
-                best = block_best
-                winner = tl.load(row_candidate_ptr + start + place)
+    if FILTERS:
+        temperature, top_k = tl.load(temperature_ptr + row), tl.load(top_k_ptr + row)
+        top_p, min_p = tl.load(top_p_ptr + row), tl.load(min_p_ptr + row)
+        if has_filter(temperature, top_k, top_p, min_p, V):
+            level = tl.load(level_ptr + row)
+            lowest = logit_of_level(level, maximum, temperature, LEVELS)
+            n = sum_of_slices(count_ptr + level, row, num_slices, LEVELS, BLOCK_SLICES)
+            mass_ptr += LEVELS - 1
+            mass = sum_of_slices(mass_ptr, row, num_slices, LEVELS, BLOCK_SLICES)
+            logits_ptr += row * row_stride
+            candidate_ptr += row * V
+            threshold = row_threshold(
+                logits_ptr, candidate_ptr, n, lowest, mass, maximum, temperature,
+                top_k, top_p, min_p, V, PIVOTS, BLOCK,
+            )  # fmt: skip
+            winner = draw_candidate(
+                logits_ptr, candidate_ptr, n, threshold, temperature,
+                tl.load(seeds_ptr + row), tl.load(steps_ptr + row), winner, BLOCK,
+            )  # fmt: skip
     tl.store(out_ptr + row, winner.to(tl.int64))
 
 
@@ -406,46 +426,57 @@ def sample(
     """One token a row of ``logits`` [S, V]: int64 [S].
 
     temperature, top_p, min_p: float32 [S]; top_k, seeds, steps: int64 [S].  A row that does not
-    filter has top_k 0, top_p 1 and min_p 0.  filters: False promises that no row does, and saves
-    two launches.  Nothing else but the shapes decides what is launched, so a CUDA graph can hold
-    it, and read other parameters from the same tensors at each replay.
+    filter has top_k 0, top_p 1 and min_p 0.  filters: False leaves all three aside, and saves two
+    launches.  Nothing else but the shapes decides what is launched, so a CUDA graph can hold it,
+    and read other parameters from the same tensors at each replay.
     """
     parameters = (temperature, top_k, top_p, min_p, seeds, steps)
     check_parameters(logits, parameters)
     if not uses_triton(logits):
-        return sample_reference(logits, *parameters)
+        return sample_reference(logits, *parameters, filters)
     logits = logits if logits.stride(-1) == 1 else logits.contiguous()
     (S, V), stride = logits.shape, logits.stride(0)
     slices = triton.cdiv(V, SLICE)
-    per_row = {"LEVELS": LEVELS, "BLOCK_SLICES": next_power_of_2(slices)}
-
-    def empty(*shape: int, dtype: torch.dtype) -> torch.Tensor:
-        return torch.empty(shape, dtype=dtype, device=logits.device)
-
-    best = empty(S, slices, dtype=torch.float32), empty(S, slices, dtype=torch.int32)
-    out = empty(S, dtype=torch.int64)
+    best = (
+        torch.empty(S, slices, dtype=torch.float32, device=logits.device),
+        torch.empty(S, slices, dtype=torch.int32, device=logits.device),
+    )
+    out = torch.empty(S, dtype=torch.int64, device=logits.device)
     launch(
         slice_winner_kernel, (slices, S), logits, *parameters, *best, stride, V,
-        SLICE=SLICE, num_warps=4,
+        SLICE=SLICE, FILTERS=filters, num_warps=4,
     )  # fmt: skip
-    # Without filters no kernel looks at these.
-    measures = (slices, LEVELS) if filters else (1, 1)
-    count, mass = empty(S, *measures, dtype=torch.int32), empty(S, *measures, dtype=torch.float32)
-    candidates = empty(S, V if filters else 1, dtype=torch.int32)
-    if filters:
-        launch(
-            measure_levels_kernel, (slices, S), logits, *parameters[:4], *best, count, mass,
-            stride, V, SLICE=SLICE, **per_row, BLOCK=128, num_warps=4,
-        )  # fmt: skip
-        launch(
-            list_candidates_kernel, (slices, S), logits, *parameters[:4], *best, count, mass,
-            candidates, stride, V, SLICE=SLICE, **per_row, num_warps=4,
-        )  # fmt: skip
+    # Without filters nothing is listed, and these are not looked at.
+    lists = list_candidates(logits, parameters[:4], best) if filters else (out, out, out, out)
     launch(
-        sample_row_kernel, (S,), logits, *parameters, *best, count, mass, candidates, out,
-        stride, slices, V, **per_row, PIVOTS=PIVOTS, BLOCK=1024, num_warps=8,
+        sample_row_kernel, (S,), logits, *parameters, *best, *lists, out, stride, slices, V,
+        LEVELS=LEVELS, BLOCK_SLICES=next_power_of_2(slices), PIVOTS=PIVOTS, BLOCK=1024,
+        FILTERS=filters, num_warps=8,
     )  # fmt: skip
     return out
+
+
+def list_candidates(
+    logits: torch.Tensor, filters: tuple[torch.Tensor, ...], best: tuple[torch.Tensor, ...]
+) -> tuple[torch.Tensor, ...]:
+    """What the rows with filters can keep: count and mass [S, slices, LEVELS], level [S], tokens
+    [S, V]."""
+    (S, V), stride, device = logits.shape, logits.stride(0), logits.device
+    slices = triton.cdiv(V, SLICE)
+    BLOCK_SLICES = next_power_of_2(slices)
+    count = torch.empty(S, slices, LEVELS, dtype=torch.int32, device=device)
+    mass = torch.empty(S, slices, LEVELS, dtype=torch.float32, device=device)
+    level = torch.empty(S, dtype=torch.int32, device=device)
+    candidates = torch.empty(S, V, dtype=torch.int32, device=device)
+    launch(
+        measure_levels_kernel, (slices, S), logits, *filters, *best, count, mass, stride, V,
+        SLICE=SLICE, LEVELS=LEVELS, BLOCK_SLICES=BLOCK_SLICES, BLOCK=128, num_warps=4,
+    )  # fmt: skip
+    launch(
+        list_candidates_kernel, (slices, S), logits, *filters, *best, count, mass, level,
+        candidates, stride, V, SLICE=SLICE, LEVELS=LEVELS, BLOCK_SLICES=BLOCK_SLICES, num_warps=4,
+    )  # fmt: skip
+    return count, mass, level, candidates
 
 
 def check_parameters(logits: torch.Tensor, parameters: tuple[torch.Tensor, ...]) -> None:

@@ -74,7 +74,8 @@ def run_launchers(dtype: torch.dtype) -> None:
         kernels.write_kv(k, k, cache, cache.clone(), torch.zeros(1, dtype=torch.int64))
     logits, a_row, seeds = ones(1, 128256), torch.ones(1), torch.ones(1, dtype=torch.int64)
     kernels.penalize(logits, torch.ones(1, 128256, dtype=torch.int32), a_row, a_row, a_row)
-    kernels.sample(logits, a_row, seeds, a_row, a_row, seeds, seeds)
+    for filters in (True, False):
+        kernels.sample(logits, a_row, seeds, a_row, a_row, seeds, seeds, filters)
     # The two half precisions take the same tiles: for one of them a single shape is enough.
     head_dims = (128,) if dtype == torch.float16 else (64, 128, 256)
     for head_dim in head_dims:
