@@ -2,8 +2,11 @@
 
 from litellama.kernels.attention_batch import AttentionBatch
 from litellama.kernels.backend import use_backend
+from litellama.kernels.flash_attention import flash_attention
+from litellama.kernels.flash_attention_v1 import flash_attention_v1
 from litellama.kernels.flash_attention_varlen import flash_attention_varlen
 from litellama.kernels.flash_decoding import flash_decoding
+from litellama.kernels.matvec import matvec
 from litellama.kernels.mul import mul
 from litellama.kernels.penalize import penalize
 from litellama.kernels.rms_norm import rms_norm
@@ -16,8 +19,11 @@ from litellama.kernels.write_kv import write_kv
 
 __all__ = [
     "AttentionBatch",
+    "flash_attention",
+    "flash_attention_v1",
     "flash_attention_varlen",
     "flash_decoding",
+    "matvec",
     "mul",
     "penalize",
     "rms_norm",

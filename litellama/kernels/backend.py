@@ -108,7 +108,8 @@ def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **meta: Any) -> None:
     if 0 in grid:
         return  # nothing to do, and a grid of zero programs is an error on a GPU
     if not interpreting():
-        kernel[grid](*args, **meta)
+        overlap = {"launch_pdl": True} if meta.get("OVERLAP") else {}
+        kernel[grid](*args, **meta, **overlap)
         return
     carried = [_as_float32(arg) for arg in args]
     kernel[grid](*carried, **meta)
@@ -155,6 +156,23 @@ def check_tensors(**tensors: torch.Tensor) -> None:
 def next_power_of_2(n: int) -> int:
     """The smallest power of two that is at least ``n``: Triton's blocks have such sizes."""
     return 1 << max(n - 1, 0).bit_length()
+
+
+def stages(wanted: int) -> int:
+    """Stages of a kernel's pipelined loop; at most 2 on AMD GPUs, whose LDS has but 64 KiB."""
+    return min(wanted, 2) if torch.version.hip else wanted
+
+
+@functools.cache
+def can_overlap(device: torch.device) -> bool:
+    """Whether kernels on the device can start while the one before them ends: from Hopper on.
+
+    Such a kernel is launched with OVERLAP=True (programmatic dependent launch): it may load what no
+    kernel writes, and waits with ``gdc_wait`` before it touches anything else.
+    """
+    if device.type != "cuda" or torch.version.hip:
+        return False
+    return torch.cuda.get_device_capability(device) >= (9, 0)
 
 
 def warps_for(BLOCK: int) -> int:

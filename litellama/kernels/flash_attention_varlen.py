@@ -16,9 +16,17 @@ import torch
 import torch.nn.functional as F
 
 from litellama.kernels.attention_batch import AttentionBatch
-from litellama.kernels.backend import launch, next_power_of_2, require, tl, triton, uses_triton
-
-LOG2_E = 1.4426950408889634  # exp(x) = 2^(x log2 e), and 2^x is one instruction on a GPU
+from litellama.kernels.backend import (
+    check_tensors,
+    launch,
+    next_power_of_2,
+    require,
+    stages,
+    tl,
+    triton,
+    uses_triton,
+)
+from litellama.kernels.flash_attention import LOG2_E, check_scale, online_softmax, tile_sizes
 
 
 def flash_attention_varlen_reference(
@@ -58,86 +66,124 @@ def attend_one(
 
 
 @triton.jit
-def attend_to_keys(
-    q, weighted, maximum, total, last_key, first, stop,
-    k_ptr, v_ptr, blocks_ptr, block_stride, token_stride, scale_log2,
-    D: tl.constexpr, BLOCK_SIZE: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, MASKED: tl.constexpr,
+def load_keys(
+    ptr, blocks_ptr, first, block_stride, token_stride, num_keys, ROWS: tl.constexpr,
+    D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_SIZE: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
-    """Take keys first .. stop - 1 into the online softmax of the rows of q [rows, BLOCK_D].
+    """Keys (or values) first .. first + ROWS - 1 of a sequence, through its row of the block table.
 
-    A row's state is the ``maximum`` of its scores so far, the ``total`` of 2^(score - maximum), and
-    the values ``weighted`` by these.  When MASKED, row r sees no key beyond last_key[r].
+    Zeros beyond num_keys when MASKED.
     """
-    columns = tl.arange(0, BLOCK_D)[None, :]
-    for start in range(first, stop, BLOCK_N):
-        keys = start + tl.arange(0, BLOCK_N)
-        exists = keys < stop
-        blocks = tl.load(blocks_ptr + keys // BLOCK_SIZE, mask=exists, other=0).to(tl.int64)
-        places = blocks * block_stride + (keys % BLOCK_SIZE) * token_stride
-        inside = exists[:, None] & (columns < D)
-        # "ieee" keeps float32 products in float32; the default would round them to TF32
-        k = tl.load(k_ptr + places[:, None] + columns, mask=inside, other=0.0)
-        scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale_log2
+    rows, columns = tl.arange(0, ROWS), tl.arange(0, BLOCK_D)[None, :]
+    keys = first + rows
+    if BLOCK_SIZE % ROWS == 0:  # they lie in one block: one look into the table for all
+        block = tl.load(blocks_ptr + first // BLOCK_SIZE, mask=first < num_keys, other=0)
+        ptr += block.to(tl.int64) * block_stride + (first % BLOCK_SIZE) * token_stride
+        places = rows * token_stride
+    else:
+        blocks = tl.load(blocks_ptr + keys // BLOCK_SIZE, mask=keys < num_keys, other=0)
+        places = blocks.to(tl.int64) * block_stride + (keys % BLOCK_SIZE) * token_stride
+    ptrs = ptr + places[:, None] + columns
+    if MASKED:
+        return tl.load(ptrs, mask=(keys < num_keys)[:, None] & (columns < D), other=0.0)
+    elif D < BLOCK_D:
+        return tl.load(ptrs, mask=columns < D, other=0.0)
+    else:
+        return tl.load(ptrs)
+
+
+@triton.jit
+def attend_to_keys(
+    q, weighted, maximum, total, last_key, start, stop,
+    k_ptr, v_ptr, blocks_ptr, block_stride, token_stride, scale_log2, D: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, MASKED: tl.constexpr,
+):  # fmt: skip
+    """Take keys start .. stop - 1 into the rows of q: ``flash_attention``'s loop, but paged."""
+    for first in range(start, stop, BLOCK_N):
+        k = load_keys(
+            k_ptr, blocks_ptr, first, block_stride, token_stride, stop,
+            BLOCK_N, D, BLOCK_D, BLOCK_SIZE, MASKED,
+        )  # fmt: skip
+        scores = tl.dot(q, tl.trans(k), input_precision="ieee")
         if MASKED:
+            keys = first + tl.arange(0, BLOCK_N)
             scores = tl.where(keys[None, :] <= last_key[:, None], scores, -float("inf"))
-        # Finite from the first block on, because every row sees that block's first key.
-        new_maximum = tl.maximum(maximum, tl.max(scores, axis=1))
-        weights = tl.exp2(scores - new_maximum[:, None])
-        rescale = tl.exp2(maximum - new_maximum)
-        total = total * rescale + tl.sum(weights, axis=1)
-        v = tl.load(v_ptr + places[:, None] + columns, mask=inside, other=0.0)
+        weights, rescale, maximum, total = online_softmax(scores, maximum, total, scale_log2)
+        v = load_keys(
+            v_ptr, blocks_ptr, first, block_stride, token_stride, stop,
+            BLOCK_N, D, BLOCK_D, BLOCK_SIZE, MASKED,
+        )  # fmt: skip
         weighted = weighted * rescale[:, None]
         weighted = tl.dot(weights.to(v.dtype), v, weighted, input_precision="ieee")
-        maximum = new_maximum
+    return weighted, maximum, total
+
+
+@triton.jit
+def attend(
+    q, last_key, begin, unmasked, stop,
+    k_ptr, v_ptr, blocks_ptr, block_stride, token_stride, scale_log2, D: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """Attention of the rows of q [BLOCK_M, BLOCK_D] over the keys begin .. stop - 1 of a sequence.
+
+    Row r sees none beyond last_key[r], which only the keys from ``unmasked`` on can be.  begin and
+    unmasked are multiples of BLOCK_N.  Returns the weighted values (not yet divided by their
+    total), and each row's maximum and total in powers of two.
+    """
+    weighted = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    maximum, total = tl.full([BLOCK_M], -float("inf"), tl.float32), tl.zeros([BLOCK_M], tl.float32)
+    weighted, maximum, total = attend_to_keys(
+        q, weighted, maximum, total, last_key, begin, unmasked,
+        k_ptr, v_ptr, blocks_ptr, block_stride, token_stride, scale_log2,
+        D, BLOCK_SIZE, BLOCK_N, BLOCK_D, MASKED=False,
+    )  # fmt: skip
+    weighted, maximum, total = attend_to_keys(
+        q, weighted, maximum, total, last_key, unmasked, stop,
+        k_ptr, v_ptr, blocks_ptr, block_stride, token_stride, scale_log2,
+        D, BLOCK_SIZE, BLOCK_N, BLOCK_D, MASKED=True,
+    )  # fmt: skip
     return weighted, maximum, total
 
 
 @triton.jit
 def flash_attention_varlen_kernel(
-    q_ptr, k_ptr, v_ptr, out_ptr, query_starts_ptr, seq_lens_ptr, block_table_ptr, scale_log2,
+    q_ptr, k_ptr, v_ptr, out_ptr, query_starts_ptr, seq_lens_ptr, block_table_ptr, scale_log2, S,
     q_token_stride, q_head_stride, out_token_stride, out_head_stride,
     kv_block_stride, kv_token_stride, kv_head_stride, table_stride,
     GROUP: tl.constexpr, D: tl.constexpr, BLOCK_SIZE: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_S: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    # A later tile sees more keys: the longest work starts first, so that none is left to the end.
-    tile = tl.num_programs(0) - 1 - tl.program_id(0)
-    kv_head, sequence = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
+    # A sequence begins a new tile, at the latest tile_starts of the packed rows: this tile belongs
+    # to the last sequence that begins at or before it.
+    program = tl.num_programs(0) - 1 - tl.program_id(0)
+    sequences = tl.arange(0, BLOCK_S)
+    starts = tl.load(query_starts_ptr + sequences, mask=sequences < S, other=0)
+    tile_starts = starts * GROUP // BLOCK_M + sequences
+    sequence = tl.sum(((tile_starts <= program) & (sequences < S)).to(tl.int32)) - 1
     query_start = tl.load(query_starts_ptr + sequence)
     num_queries = tl.load(query_starts_ptr + sequence + 1) - query_start
+    tile = program - (query_start * GROUP // BLOCK_M + sequence)
     if tile * BLOCK_M >= num_queries * GROUP:
         return
     # The GROUP query heads of one token are neighbouring rows, so that a key serves them all.
-    rows = tile * BLOCK_M + tl.arange(0, BLOCK_M)
+    rows, columns = tile * BLOCK_M + tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_D)[None, :]
+    kv_head = tl.program_id(1).to(tl.int64)
     queries, heads = rows // GROUP, kv_head * GROUP + rows % GROUP
     tokens = (query_start + queries).to(tl.int64)
-    columns = tl.arange(0, BLOCK_D)[None, :]
     inside = (queries < num_queries)[:, None] & (columns < D)
     q_ptrs = q_ptr + (tokens * q_token_stride + heads * q_head_stride)[:, None] + columns
     q = tl.load(q_ptrs, mask=inside, other=0.0)
 
-    # Every row sees the keys before its tile's first query; only those after need the causal mask.
+    # Every row sees the keys up to its tile's first query; only those after need the causal mask.
     seq_len = tl.load(seq_lens_ptr + sequence)
     offset = seq_len - num_queries
-    seen_by_all = offset + tile * BLOCK_M // GROUP + 1
-    seen_by_any = tl.minimum(offset + (tile * BLOCK_M + BLOCK_M - 1) // GROUP + 1, seq_len)
-    unmasked = seen_by_all // BLOCK_N * BLOCK_N
-    maximum = tl.full([BLOCK_M], -float("inf"), tl.float32)
-    total = tl.zeros([BLOCK_M], tl.float32)
-    weighted = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-    k_ptr += kv_head * kv_head_stride
-    v_ptr += kv_head * kv_head_stride
-    blocks_ptr = block_table_ptr + sequence * table_stride
-    weighted, maximum, total = attend_to_keys(
-        q, weighted, maximum, total, offset + queries, 0, unmasked,
-        k_ptr, v_ptr, blocks_ptr, kv_block_stride, kv_token_stride, scale_log2,
-        D, BLOCK_SIZE, BLOCK_N, BLOCK_D, MASKED=False,
-    )  # fmt: skip
-    weighted, maximum, total = attend_to_keys(
-        q, weighted, maximum, total, offset + queries, unmasked, seen_by_any,
-        k_ptr, v_ptr, blocks_ptr, kv_block_stride, kv_token_stride, scale_log2,
-        D, BLOCK_SIZE, BLOCK_N, BLOCK_D, MASKED=True,
+    unmasked = (offset + tile * BLOCK_M // GROUP + 1) // BLOCK_N * BLOCK_N
+    stop = tl.minimum(offset + (tile * BLOCK_M + BLOCK_M - 1) // GROUP + 1, seq_len)
+    weighted, _, total = attend(
+        q, offset + queries, 0, unmasked, stop,
+        k_ptr + kv_head * kv_head_stride, v_ptr + kv_head * kv_head_stride,
+        block_table_ptr + sequence.to(tl.int64) * table_stride, kv_block_stride, kv_token_stride,
+        scale_log2, D, BLOCK_SIZE, BLOCK_M, BLOCK_N, BLOCK_D,
     )  # fmt: skip
     out_ptrs = out_ptr + (tokens * out_token_stride + heads * out_head_stride)[:, None] + columns
     tl.store(out_ptrs, weighted / total[:, None], mask=inside)
@@ -152,46 +198,51 @@ def flash_attention_varlen(
 ) -> torch.Tensor:
     """Attention of each sequence's new tokens [T, Hq, D] over its own keys in the cache.
 
-    scale: factor of the scores, default 1 / sqrt(D).  D is at most 256.  q may be a slice of a
-    wider matrix.  Rows that belong to no sequence are left unwritten.
+    scale: positive factor of the scores, default 1 / sqrt(D).  D is at most 256.  q may be a slice
+    of a wider matrix.  Rows that belong to no sequence are left unwritten.
     """
-    check_attention(q, k_cache, v_cache)
+    check_attention(q, k_cache, v_cache, batch, scale)
     if not uses_triton(q):
         return flash_attention_varlen_reference(q, k_cache, v_cache, batch, scale)
     q = q if q.stride(-1) == 1 else q.contiguous()
-    (_, Hq, D), (_, BLOCK_SIZE, Hkv, _) = q.shape, k_cache.shape
+    (T, Hq, D), (_, BLOCK_SIZE, Hkv, _) = q.shape, k_cache.shape
     GROUP, S = Hq // Hkv, batch.seq_lens.shape[0]
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    rows = batch.max_query_len * GROUP
     BLOCK_D = max(next_power_of_2(D), 16)  # tl.dot takes no fewer than 16
-    BLOCK_M, BLOCK_N, num_warps = tile_sizes(rows, BLOCK_D, q.dtype)
+    rows = batch.max_query_len * GROUP
+    BLOCK_M, BLOCK_N, num_warps, num_stages = tile_sizes(rows, BLOCK_D, q.dtype)
+    if BLOCK_SIZE % BLOCK_N and BLOCK_M == 64 and BLOCK_D == 128:
+        # Keys spread over many blocks cost many addresses: more queries share them.
+        BLOCK_M, num_warps = 128, 8
+    # Each sequence has at most one tile that is not full, so this many are enough.
+    tiles = triton.cdiv(T * GROUP, BLOCK_M) + S
     launch(
-        flash_attention_varlen_kernel, (triton.cdiv(rows, BLOCK_M), Hkv, S),
+        flash_attention_varlen_kernel, (tiles if S else 0, Hkv),
         q, k_cache, v_cache, out, batch.query_starts, batch.seq_lens, batch.block_table,
-        (D**-0.5 if scale is None else scale) * LOG2_E,
+        (D**-0.5 if scale is None else scale) * LOG2_E, S,
         q.stride(0), q.stride(1), out.stride(0), out.stride(1),
         *k_cache.stride()[:3], batch.block_table.stride(0),
-        GROUP=GROUP, D=D, BLOCK_SIZE=BLOCK_SIZE, BLOCK_M=BLOCK_M, BLOCK_N=BLOCK_N, BLOCK_D=BLOCK_D,
-        num_warps=num_warps, num_stages=3,
+        GROUP=GROUP, D=D, BLOCK_SIZE=BLOCK_SIZE, BLOCK_S=next_power_of_2(S),
+        BLOCK_M=BLOCK_M, BLOCK_N=BLOCK_N, BLOCK_D=BLOCK_D,
+        num_warps=num_warps, num_stages=stages(num_stages + 2),  # a look into the table goes before
     )  # fmt: skip
     return out
 
 
-def tile_sizes(rows: int, BLOCK_D: int, dtype: torch.dtype) -> tuple[int, int, int]:
-    """Rows of q and keys in a tile, and warps: what fits the 64 KiB of an AMD GPU's LDS."""
-    if dtype == torch.float32:  # no tensor cores: operands must fit in registers
-        BLOCK_M, BLOCK_N, num_warps = 32, 32, 4
-    else:
-        BLOCK_M, BLOCK_N, num_warps = 128, 64, 8
-    if BLOCK_D > 128:
-        BLOCK_N //= 2
-    if rows < BLOCK_M:
-        BLOCK_M, num_warps = max(next_power_of_2(rows), 16), 4
-    return BLOCK_M, BLOCK_N, num_warps
-
-
-def check_attention(q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor) -> None:
+def check_attention(
+    q: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    batch: AttentionBatch,
+    scale: float | None,
+) -> None:
     """Refuse queries and caches that do not fit together, with all of them in the message."""
+    if uses_triton(q):
+        check_tensors(q=q, k_cache=k_cache, v_cache=v_cache)
+    require(
+        q.device == batch.slots.device,
+        lambda: f"q is on {q.device}, and its batch on another device, {batch.slots.device}",
+    )
     require(
         q.ndim == 3
         and k_cache.ndim == 4
@@ -213,3 +264,4 @@ def check_attention(q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tenso
             f"{k_cache.stride()} and {v_cache.stride()}"
         ),
     )
+    check_scale(scale)

@@ -19,8 +19,17 @@ import torch
 import torch.nn.functional as F
 
 from litellama.kernels.attention_batch import AttentionBatch
-from litellama.kernels.backend import launch, next_power_of_2, tl, triton, uses_triton
-from litellama.kernels.flash_attention_varlen import LOG2_E, attend_to_keys, check_attention
+from litellama.kernels.backend import (
+    can_overlap,
+    launch,
+    next_power_of_2,
+    stages,
+    tl,
+    triton,
+    uses_triton,
+)
+from litellama.kernels.flash_attention import LOG2_E
+from litellama.kernels.flash_attention_varlen import attend, check_attention
 
 # The parts of one row that the merge kernel holds in registers at once.
 MAX_SPLITS = 128
@@ -54,10 +63,13 @@ def flash_decoding_kernel(
     q_ptr, k_ptr, v_ptr, part_ptr, log_sum_ptr, seq_lens_ptr, block_table_ptr, scale_log2,
     q_token_stride, q_head_stride, kv_block_stride, kv_token_stride, kv_head_stride, table_stride,
     GROUP: tl.constexpr, D: tl.constexpr, BLOCK_SIZE: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
-    split, num_splits = tl.program_id(0), tl.num_programs(0)
-    kv_head, sequence = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
+    if OVERLAP:
+        tl.extra.cuda.gdc_wait()
+    # Heads first: programs that run together read neighbouring rows of the cache.
+    kv_head, sequence = tl.program_id(0).to(tl.int64), tl.program_id(2).to(tl.int64)
+    split, num_splits = tl.program_id(1), tl.num_programs(1)
     rows = tl.arange(0, BLOCK_M)
     heads = kv_head * GROUP + rows
     columns = tl.arange(0, BLOCK_D)[None, :]
@@ -70,18 +82,18 @@ def flash_decoding_kernel(
     num_blocks = tl.cdiv(seq_len, BLOCK_N)
     first = num_blocks * split // num_splits * BLOCK_N
     stop = tl.minimum(num_blocks * (split + 1) // num_splits * BLOCK_N, seq_len)
-    maximum = tl.full([BLOCK_M], -float("inf"), tl.float32)
-    total = tl.zeros([BLOCK_M], tl.float32)
-    weighted = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    unmasked = first + tl.maximum(stop - first, 0) // BLOCK_N * BLOCK_N
     last_key = tl.zeros([BLOCK_M], tl.int32) + (stop - 1)
-    weighted, maximum, total = attend_to_keys(
-        q, weighted, maximum, total, last_key, first, stop,
+    weighted, maximum, total = attend(
+        q, last_key, first, unmasked, stop,
         k_ptr + kv_head * kv_head_stride, v_ptr + kv_head * kv_head_stride,
         block_table_ptr + sequence * table_stride, kv_block_stride, kv_token_stride, scale_log2,
-        D, BLOCK_SIZE, BLOCK_N, BLOCK_D, MASKED=True,
+        D, BLOCK_SIZE, BLOCK_M, BLOCK_N, BLOCK_D,
     )  # fmt: skip
+    if OVERLAP:
+        tl.extra.cuda.gdc_launch_dependents()
     total = tl.where(total == 0.0, 1.0, total)  # no keys: zeros, of log-sum -inf
-    part = (sequence * tl.num_programs(1) * GROUP + heads) * num_splits + split
+    part = (sequence * tl.num_programs(0) * GROUP + heads) * num_splits + split
     tl.store(part_ptr + part[:, None] * D + columns, weighted / total[:, None], mask=inside)
     tl.store(log_sum_ptr + part, maximum + tl.log2(total), mask=rows < GROUP)
 
@@ -89,8 +101,10 @@ def flash_decoding_kernel(
 @triton.jit
 def merge_splits_kernel(
     part_ptr, log_sum_ptr, out_ptr, num_splits,
-    D: tl.constexpr, BLOCK_SPLITS: tl.constexpr, BLOCK_D: tl.constexpr,
+    D: tl.constexpr, BLOCK_SPLITS: tl.constexpr, BLOCK_D: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
+    if OVERLAP:
+        tl.extra.cuda.gdc_wait()
     row = tl.program_id(0).to(tl.int64)
     splits = tl.arange(0, BLOCK_SPLITS)
     columns = tl.arange(0, BLOCK_D)[None, :]
@@ -116,17 +130,18 @@ def flash_decoding(
 ) -> torch.Tensor:
     """Attention of one query [S, Hq, D] a sequence over that sequence's keys in the cache.
 
-    scale: factor of the scores, default 1 / sqrt(D).  D is at most 256.  A sequence of no keys
-    gives zeros.  The launch depends on nothing that only the GPU knows, so a CUDA graph can hold
-    it: the graph's ``batch.max_seq_len`` chooses the splits, and every length stays right.
+    scale: positive factor of the scores, default 1 / sqrt(D).  D is at most 256.  A sequence of no
+    keys gives zeros.  The launch depends on nothing that only the GPU knows, so a CUDA graph can
+    hold it: the graph's ``batch.max_seq_len`` chooses the splits, and every length stays right.
     """
-    check_attention(q, k_cache, v_cache)
+    check_attention(q, k_cache, v_cache, batch, scale)
     if not uses_triton(q):
         return flash_decoding_reference(q, k_cache, v_cache, batch, scale)
     q = q if q.stride(-1) == 1 else q.contiguous()
     (S, Hq, D), (_, BLOCK_SIZE, Hkv, _) = q.shape, k_cache.shape
     GROUP, BLOCK_D = Hq // Hkv, max(next_power_of_2(D), 16)  # tl.dot takes no fewer than 16
-    BLOCK_N = min(128, 16384 // (BLOCK_D * q.element_size()))  # 16 KiB of keys, of values as much
+    BLOCK_N = min(64, 16384 // (BLOCK_D * q.element_size()))  # of keys 16 KiB at most
+    overlap = can_overlap(q.device)
     blocks = min(triton.cdiv(batch.max_seq_len, BLOCK_N), MAX_SPLITS)
     splits = choose_splits(S * Hkv, blocks, slots(q.device))
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
@@ -134,18 +149,18 @@ def flash_decoding(
     # One split is the whole: it is written to its place, and there is nothing to merge.
     parts = torch.empty(S, Hq, splits, D, device=q.device) if splits > 1 else out
     launch(
-        flash_decoding_kernel, (splits, Hkv, S),
+        flash_decoding_kernel, (Hkv, splits, S),
         q, k_cache, v_cache, parts, log_sums, batch.seq_lens, batch.block_table,
         (D**-0.5 if scale is None else scale) * LOG2_E,
         q.stride(0), q.stride(1), *k_cache.stride()[:3], batch.block_table.stride(0),
         GROUP=GROUP, D=D, BLOCK_SIZE=BLOCK_SIZE,
         BLOCK_M=max(next_power_of_2(GROUP), 16), BLOCK_N=BLOCK_N, BLOCK_D=BLOCK_D,
-        num_warps=4, num_stages=3,
+        OVERLAP=overlap, num_warps=2, num_stages=stages(3),
     )  # fmt: skip
     if splits > 1:
         launch(
             merge_splits_kernel, (S * Hq,), parts, log_sums, out, splits,
-            D=D, BLOCK_SPLITS=next_power_of_2(splits), BLOCK_D=BLOCK_D,
+            D=D, BLOCK_SPLITS=next_power_of_2(splits), BLOCK_D=BLOCK_D, OVERLAP=overlap,
         )  # fmt: skip
     return out
 
@@ -166,7 +181,7 @@ def choose_splits(programs: int, most: int, slots: int) -> int:
 
 @functools.cache
 def slots(device: torch.device) -> int:
-    """Programs of ``flash_decoding_kernel`` that the device runs at once: two a multiprocessor."""
+    """Programs of ``flash_decoding_kernel`` that the device runs at once: four a multiprocessor."""
     if device.type == "cpu":
         return 16  # the interpreter runs one at a time; few, so that tests meet every case
-    return 2 * torch.cuda.get_device_properties(device).multi_processor_count
+    return 4 * torch.cuda.get_device_properties(device).multi_processor_count
