@@ -10,6 +10,7 @@ import io
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,7 +87,7 @@ class ImageProcessor:
     def __call__(self, image: Any) -> torch.Tensor:
         """float32 [3, S, S] of a path, the bytes of a file, a Pillow image, or uint8 [H, W]
         or [H, W, 3]; RequestError for what is not a picture or too large."""
-        picture = upright_rgb(open_image(image))
+        picture = load_image(image)
         height, width = self.resized(picture.height, picture.width)
         if height * width > MAX_PIXELS:
             raise RequestError(
@@ -154,6 +155,16 @@ def check_images(images: Sequence[Any] | None) -> Sequence[Any]:
 def image_key(pixels: torch.Tensor) -> bytes:
     """16 bytes that stand for a prepared picture."""
     return hashlib.blake2b(pixels.numpy().tobytes(), digest_size=16).digest()
+
+
+def load_image(image: Any) -> "Image":
+    """A decoded Pillow image, upright and in RGB, of anything that ``ImageProcessor`` takes.
+
+    RequestError for what is not a picture, is damaged, or has more than ``MAX_PIXELS``.
+    """
+    if find_spec("PIL") is None:
+        raise RequestError("pictures need the package Pillow: pip install 'litellama[images]'")
+    return upright_rgb(open_image(image))
 
 
 def open_image(image: Any) -> "Image":

@@ -17,6 +17,10 @@ class FakeOutput:
     finish_reason: str
 
 
+class FakeConfig:
+    vision = None
+
+
 class FakeTokenizer:
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         return [len(word) for word in text.split()]
@@ -28,6 +32,7 @@ class FakeLLM:
     def __init__(self, max_seq_len: int = 60, pause: float = 0.0) -> None:
         self.max_seq_len, self.pause = max_seq_len, pause
         self.tokenizer = FakeTokenizer()
+        self.config = FakeConfig()
         self.closed = 0
         self.messages: list[dict[str, str]] = []
 
@@ -35,7 +40,9 @@ class FakeLLM:
         self.messages = list(messages)
         return [0] * sum(len(message["content"].split()) for message in messages)
 
-    def stream(self, ids: list[int], params: SamplingParams) -> Generator[str, None, FakeOutput]:
+    def stream(
+        self, ids: list[int], params: SamplingParams, images: Sequence[object] = ()
+    ) -> Generator[str, None, FakeOutput]:
         text = " | ".join(f"{m['role']}: {m['content']}" for m in self.messages)
         if self.messages[-1]["content"] == "count":
             text = " ".join(f"number{n}" for n in range(1, 500))

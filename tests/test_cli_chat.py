@@ -17,10 +17,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from litellama import LLM, SamplingParams
 from litellama.cli import chat
+from tests.checkpoint_maker import make_llava
 from tests.fake_chat import FakeLLM
 
 ROOT = Path(__file__).parents[1]
@@ -105,6 +107,64 @@ def test_the_engine_drops_exchanges_that_do_not_fit(tiny_llama: Path) -> None:
     ids, _ = conversation.prompt()
     assert len(ids) <= 64
     assert conversation.messages[0]["role"] == "user"
+
+
+@pytest.fixture
+def llava(tmp_path: Path) -> LLM:
+    return LLM(make_llava(tmp_path), device="cpu", max_seq_len=80)
+
+
+def paint(folder: Path, colour: str) -> str:
+    path = folder / f"{colour}.png"
+    Image.new("RGB", (40, 30), colour).save(path)
+    return str(path)
+
+
+def test_a_picture_goes_with_the_next_message_and_stays_in_the_conversation(
+    llava: LLM, tmp_path: Path
+) -> None:
+    params = {"temperature": 0.0, "max_tokens": 4, "ignore_eos": True}
+    conversation = converse(llava, **params)
+    assert chat.command(conversation, f"/image {paint(tmp_path, 'red')}")
+    say(conversation, "hello")
+    assert (len(conversation.images), conversation.shown) == (1, [])
+    said = say(conversation, "and now")
+    messages = [
+        {"role": "user", "content": "<image>\nhello"},
+        conversation.messages[1],
+        {"role": "user", "content": "and now"},
+    ]
+    again = llava.chat(messages, SamplingParams(**params), [Image.new("RGB", (40, 30), "red")])
+    assert said.text == again.text
+    conversation.reset()
+    assert conversation.images == []
+
+
+def test_a_dropped_exchange_takes_its_picture_along(llava: LLM, tmp_path: Path) -> None:
+    conversation = converse(llava, temperature=0.0, max_tokens=16, ignore_eos=True)
+    for colour in ("red", "green", "blue"):
+        conversation.show_image(paint(tmp_path, colour))
+        say(conversation, "hello")
+    assert len(conversation.images) == sum(map(chat.num_images, conversation.messages)) == 1
+    assert conversation.images[0].getpixel((0, 0)) == (0, 0, 255)
+
+
+def test_a_refused_message_keeps_its_picture_for_the_next(llava: LLM, tmp_path: Path) -> None:
+    conversation = converse(llava, temperature=0.0, max_tokens=4)
+    conversation.show_image(paint(tmp_path, "red"))
+    with pytest.raises(ValueError, match="too long"):
+        say(conversation, "word " * 60)
+    assert (len(conversation.images), len(conversation.shown)) == (0, 1)
+    say(conversation, "hello")
+    assert (len(conversation.images), len(conversation.shown)) == (1, 0)
+
+
+def test_pictures_that_cannot_be_shown_are_refused(llava: LLM, tmp_path: Path) -> None:
+    conversation = converse(llava)
+    with pytest.raises(ValueError, match=r"nowhere\.png cannot be read"):
+        conversation.show_image(str(tmp_path / "nowhere.png"))
+    with pytest.raises(ValueError, match="reads text only"):
+        converse(FakeLLM()).show_image(paint(tmp_path, "red"))
 
 
 @pytest.mark.parametrize(

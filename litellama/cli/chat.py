@@ -31,6 +31,7 @@ HELP = """\
 /system TEXT          set the system prompt and start again; without TEXT, show it
 /params               show the sampling parameters
 /params NAME=VALUE …  set some of them, as in /params temperature=0.7 top_k=40 seed=none
+/image FILE           show a picture with the next message
 /help                 this list
 /quit                 leave (as does Ctrl-D)
 Ctrl-C stops an answer; what was said so far stays in the conversation."""
@@ -56,17 +57,30 @@ class Answer:
 
 
 class Conversation:
-    """The messages so far, the system prompt and the sampling parameters."""
+    """The messages so far, the system prompt and the sampling parameters.
+
+    images: the pictures of the messages, in order.  shown: those that the next message brings.
+    """
 
     def __init__(self, llm: "LLM", params: "SamplingParams", system: str | None) -> None:
         self.llm = llm
         self.params = params
         self.system = system
-        self.messages: list[dict[str, str]] = []
+        self.messages: list[dict[str, Any]] = []
+        self.images: list[Any] = []
+        self.shown: list[Any] = []
 
     def reset(self) -> None:
-        """Forget what was said; the system prompt and the parameters stay."""
+        """Forget what was said and shown; the system prompt and the parameters stay."""
         self.messages.clear()
+        self.images.clear()
+        self.shown.clear()
+
+    def show_image(self, path: str) -> None:
+        """Bring a picture with the next message; ``ValueError`` if that cannot be."""
+        if self.llm.config.vision is None:
+            raise ValueError("this model reads text only: choose one that reads pictures")
+        self.shown.append(load_picture(path))
 
     def set_params(self, assignments: list[str]) -> None:
         """Apply ``name=value`` strings; a wrong one raises ``ValueError`` and changes nothing."""
@@ -86,6 +100,7 @@ class Conversation:
             ids = self.llm.chat_prompt(system + self.messages)
             if len(ids) + room <= context or len(self.messages) == 1:
                 break
+            del self.images[: num_images(self.messages[0])]
             del self.messages[:2]  # a question and its answer
             dropped += 1
         if len(ids) >= context:
@@ -100,12 +115,14 @@ class Conversation:
 
         When ``stopped`` is set the answer ends there, and what was said of it is kept.
         """
-        self.messages.append({"role": "user", "content": message})
+        self.messages.append({"role": "user", "content": with_images(message, len(self.shown))})
+        self.images += self.shown
         try:
             ids, dropped = self.prompt()
         except ValueError:
-            self.messages.pop()
+            del self.images[len(self.images) - num_images(self.messages.pop()) :]
             raise
+        self.shown.clear()
         if dropped:
             notice(f"The context is full: forgot the oldest {dropped} exchange(s).")
         start = time.perf_counter()
@@ -117,7 +134,7 @@ class Conversation:
         self, ids: list[int], show: Callable[[str], None], stopped: threading.Event, start: float
     ) -> Answer:
         said = ""
-        stream = self.llm.stream(ids, self.params)
+        stream = self.llm.stream(ids, self.params, self.images)
         try:
             while not stopped.is_set():
                 piece = next(stream)
@@ -130,6 +147,24 @@ class Conversation:
             stream.close()  # frees the request's blocks when the answer was stopped
         tokens = len(self.llm.tokenizer.encode(said, add_special_tokens=False))
         return Answer(said, tokens, time.perf_counter() - start, "aborted")
+
+
+def with_images(message: str, count: int) -> str | list[dict[str, str]]:
+    """The content of a message that brings ``count`` pictures."""
+    return [{"type": "image"}] * count + [{"type": "text", "text": message}] if count else message
+
+
+def num_images(message: dict[str, Any]) -> int:
+    """How many pictures a message brings."""
+    content = message["content"]
+    return content.count({"type": "image"}) if isinstance(content, list) else 0
+
+
+def load_picture(path: str) -> Any:
+    """The decoded picture of a file; ``ValueError`` says what is wrong with it."""
+    from litellama.images import load_image
+
+    return load_image(path)
 
 
 def parse_assignment(text: str, params: "SamplingParams") -> tuple[str, Any]:
@@ -288,6 +323,9 @@ def command(conversation: Conversation, line: str) -> bool:
     elif name == "/params":
         conversation.set_params(rest.split())
         notice(", ".join(f"{k}={v!r}" for k, v in dataclasses.asdict(conversation.params).items()))
+    elif name == "/image":
+        conversation.show_image(rest)
+        notice(f"{rest} goes with the next message.")
     elif name == "/help":
         notice(HELP)
     else:
@@ -324,8 +362,11 @@ def chat(
     max_tokens: options.MaxTokens = 512,
     seed: options.Seed = None,
     plain: Annotated[bool, typer.Option("--plain", help="Do not render Markdown.")] = False,
+    image: Annotated[
+        list[str] | None, typer.Option(help="A picture to talk about (repeat for several).")
+    ] = None,
 ) -> None:
-    """Talk with a model in the terminal.  It reads text only."""
+    """Talk with a model in the terminal, about pictures too if it reads them."""
     from litellama import SamplingParams
 
     params = SamplingParams(
@@ -333,8 +374,13 @@ def chat(
         repetition_penalty=repetition_penalty, max_tokens=max_tokens, seed=seed,
     )  # fmt: skip
     terminal = sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+    for path in image or []:
+        load_picture(path)  # a wrong file is said before the model is loaded
     conversation = Conversation(options.load(model, device, dtype), params, system)
-    notice("It reads text only. /help lists the commands, Ctrl-D leaves.")
+    for path in image or []:
+        conversation.show_image(path)
+    reads = "text only" if conversation.llm.config.vision is None else "text and pictures"
+    notice(f"It reads {reads}. /help lists the commands, Ctrl-D leaves.")
     read = line_reader(terminal)
     while True:
         try:

@@ -158,6 +158,33 @@ def test_greedy_tokens_alone_and_among_texts_and_pictures(llm, theirs):
     assert [o.token_ids for o in backwards[::-1]] == expected
 
 
+@pytest.mark.gpu
+@torch.inference_mode()
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+def test_bfloat16_on_a_gpu_is_as_near_to_float32_as_transformers_is(tmp_path, family):
+    """Relative error of the logits, ||out - ref|| / ||ref||: at most 5%, and no more than 1.25
+    times that of transformers in bfloat16."""
+    folder = make_llava(
+        tmp_path,
+        family,
+        text={"hidden_size": 288, "num_attention_heads": 9, "head_dim": 40},
+        vision={"hidden_size": 144, "num_attention_heads": 3, "image_size": 64, "patch_size": 8},
+    )
+    llm = LLM(folder, device="cuda", dtype="bfloat16")
+    ids, images = prompt(llm, 0, 30, 40, 50), [picture(0), picture(1)]
+    logits = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=dtype).eval().cuda()
+        logits[dtype] = model(**inputs_of(llm, model, ids, images)).logits[0].float().cpu()
+    exact = logits[torch.float32]
+    our_error, their_error = (
+        (x - exact).norm() / exact.norm() for x in (llm.logits(ids, images), logits[torch.bfloat16])
+    )
+    print(f"{family}: ours {our_error:.4f}, transformers {their_error:.4f}")
+    assert our_error < 0.05
+    assert our_error < 1.25 * their_error
+
+
 BAD_CONFIGS = {
     "image_token_outside": ({"image_token_index": 5000}, "image_token_index must be a token id be"),
     "several_layers": ({"vision_feature_layer": [-2, -1]}, "one layer's number, found"),
