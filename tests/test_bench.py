@@ -347,7 +347,6 @@ def results(case: Case) -> dict[str, torch.Tensor]:
     return made
 
 
-@pytest.mark.skipif(not callable(getattr(ops, "flash_attention", None)), reason="not built yet")
 def test_dense_attention_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention, "DENSE_TOKENS", 40)
     monkeypatch.setattr(attention, "DENSE_WIDTH", 64)
@@ -366,7 +365,6 @@ def test_dense_attention_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
         torch.testing.assert_close(results(case)["litellama"], expected.flatten())
 
 
-@pytest.mark.skipif(not callable(getattr(ops, "flash_attention", None)), reason="not built yet")
 def test_packed_attention_by_hand() -> None:
     lengths = [5, 33, 1]
     case = attention.packed_case(4, 2, 16, lengths)
@@ -445,15 +443,27 @@ def test_paged_keys_are_where_the_table_says() -> None:
     assert torch.equal(batch.slots, torch.cat([batch.key_slots[0, 16:17], batch.key_slots[2, 37:]]))
 
 
-@pytest.mark.skipif(not callable(getattr(ops, "matvec", None)), reason="not built yet")
 def test_a_linear_layer_by_hand() -> None:
-    case = matvec.matvec_case("small", 40, 24)
+    case = matvec.matvec_case("small", 40, 24, (), ops.matvec, F.linear)
     x, weight = case.inputs(CPU, torch.float32)
     assert (x.shape, weight.shape) == ((1, 40), (24, 40))
     assert case.bytes_moved((x, weight)) == 4 * 24 * 40
     made = results(case)
     torch.testing.assert_close(made["litellama"], (x @ weight.T).flatten())
     torch.testing.assert_close(made["cuBLAS"], made["litellama"])
+
+
+def test_a_linear_layer_with_its_neighbours() -> None:
+    cases = list(matvec.fused_cases({"qkv": (40, 24), "gate_up": (40, 56), "down": (28, 40)}))
+    assert [case.label for case in cases] == [
+        "norm + qkv 24×40", "norm + gate_up + swiglu 56×40", "down + residual 40×28"
+    ]  # fmt: skip
+    for case, outputs in zip(cases, (24, 28, 40), strict=True):
+        inputs = case.inputs(CPU, torch.float32)
+        assert case.bytes_moved(inputs) == 4 * inputs[1].numel()
+        made = results(case)
+        assert made["litellama"].shape == (outputs,)
+        torch.testing.assert_close(made["cuBLAS"], made["litellama"])
 
 
 def test_the_layers_are_those_of_the_models() -> None:
@@ -601,6 +611,32 @@ def test_what_fails_is_named_and_the_others_go_on(bench: kernels.Bench) -> None:
         "error": "RuntimeError: no kernel",
     }  # fmt: skip
     assert "differs from the first result" in wrong["error"]
+
+
+def test_a_whole_run_is_saved_case_by_case(
+    bench: kernels.Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels, "the_gpu", lambda: CPU)
+    monkeypatch.setattr(machine, "copy_bandwidth", lambda device: 1e9)
+    monkeypatch.setattr(machine, "matmul_rate", lambda device: 1e12)
+    monkeypatch.setattr(torch, "compile", lambda function, **settings: function)
+    seen, saved = [], []
+    record = kernels.run(
+        ["mul"], "6×4096", ("float32", "float16"), 2, seen.append,
+        save=lambda so_far: saved.append(len(so_far["results"])),
+    )  # fmt: skip
+    assert not record["failed"]
+    cases = [case.label for case in kernels.choose(["mul"], "6×4096")]
+    rows = [(row["dtype"], row["case"], row["peer"]) for row in record["results"]]
+    names = ["litellama", "torch eager", "torch.compile"]
+    kinds = ("float32", "float16")
+    assert rows == [(kind, case, name) for kind in kinds for case in cases for name in names]
+    assert saved == [3 * (i + 1) for i in range(2 * len(cases))]
+    assert record["copy_bytes_per_s"] == 1e9
+    assert record["absent"] == ([] if elementwise.has_liger() else ["Liger-Kernel"])
+    assert "mul 16×4096 float16: torch.compile" in seen
+    assert report.lines(record)[0].case == "16×4096"
+    json.dumps(record)
 
 
 def test_liger_gets_the_layout_it_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:

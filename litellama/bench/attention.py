@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from litellama import kernels
-from litellama.bench.case import Case, Inputs, Peer, normal, ours
+from litellama.bench.case import Case, Inputs, Peer, normal
 from litellama.kernels import AttentionBatch
 
 Tensors = tuple[torch.Tensor, ...]
@@ -50,8 +50,8 @@ DECODE = (
 def cases() -> Iterator[Case]:
     """Whole prompts, packed prompts, decoding."""
     for head_dim, tokens, causal in DENSE:
-        yield dense_case("flash_attention", ours("flash_attention"), head_dim, tokens, causal)
-    yield dense_case("flash_attention_v1", ours("flash_attention_v1"), 128, 4096, True)
+        yield dense_case("flash_attention", kernels.flash_attention, head_dim, tokens, causal)
+    yield dense_case("flash_attention_v1", kernels.flash_attention_v1, 128, 4096, True)
     for heads in PACKED:
         yield packed_case(*heads, mixed_lengths(PACKED_SEQUENCES, PACKED_LONGEST))
     for sizes in DECODE:
@@ -136,7 +136,7 @@ def packed_case(heads: int, kv_heads: int, head_dim: int, lengths: Sequence[int]
             ),
             Peer(
                 "dense, equal lengths",
-                functools.partial(ours("flash_attention"), causal=True),
+                functools.partial(kernels.flash_attention, causal=True),
                 equal_lengths,
                 same_work=False,
                 flops=attention_flops(heads, head_dim, count * equal**2 / 2),
@@ -144,7 +144,7 @@ def packed_case(heads: int, kv_heads: int, head_dim: int, lengths: Sequence[int]
             ),
             Peer(
                 "dense, padded",
-                functools.partial(ours("flash_attention"), causal=True),
+                functools.partial(kernels.flash_attention, causal=True),
                 lambda q, k, v: tuple(padded(x, lengths) for x in (q, k, v)),
                 same_work=False,
                 note=f"litellama's flash_attention on {len(lengths) * max(lengths)} tokens with "

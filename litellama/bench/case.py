@@ -6,8 +6,6 @@ from typing import Any
 
 import torch
 
-from litellama import kernels
-
 Inputs = tuple[Any, ...]
 
 
@@ -71,8 +69,3 @@ def normal(
     """A float32 tensor of random normal numbers for each shape, made on the device."""
     generator = torch.Generator(device).manual_seed(seed)
     return tuple(torch.randn(shape, generator=generator, device=device) for shape in shapes)
-
-
-def ours(name: str) -> Callable[..., Any]:
-    """litellama's kernel of that name, looked up when it is called."""
-    return lambda *inputs, **settings: getattr(kernels, name)(*inputs, **settings)

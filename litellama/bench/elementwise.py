@@ -125,7 +125,7 @@ def _liger_rope(*inputs: Any) -> Tensors:
     return q.transpose(1, 2), k.transpose(1, 2)
 
 
-def _torch_swiglu(gate_up: torch.Tensor) -> torch.Tensor:
+def torch_swiglu(gate_up: torch.Tensor) -> torch.Tensor:
     gate, up = gate_up.chunk(2, dim=-1)
     return F.silu(gate) * up
 
@@ -167,7 +167,7 @@ KERNELS = {
             _sizes(HIDDEN), _liger_rope, _liger_rope_inputs,
         ),
         Elementwise(
-            "swiglu", _matrices(1), kernels.swiglu, _torch_swiglu,
+            "swiglu", _matrices(1), kernels.swiglu, torch_swiglu,
             lambda t: t[0].numel() * 3 // 2, _sizes(2 * INTERMEDIATE),
             _liger("LigerFusedGateUpSiLUMulFunction"),
         ),

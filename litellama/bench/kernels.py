@@ -161,6 +161,16 @@ def check_same(result: torch.Tensor, right: torch.Tensor, tolerance: float) -> N
         )
 
 
+def the_gpu() -> torch.device:
+    """The current GPU; RequestError where there is none."""
+    if not torch.cuda.is_available():
+        raise RequestError(
+            "kernels are timed on a GPU, and torch sees none here. On a CPU, Triton's interpreter "
+            "shows what a kernel does, never how fast it is; recorded figures are in benchmarks/"
+        )
+    return torch.device("cuda", torch.cuda.current_device())
+
+
 def run(
     names: list[str] | None = None,
     only: str = "",
@@ -181,12 +191,7 @@ def run(
             raise RequestError(f"unknown dtype {dtype!r}: choose from {', '.join(DTYPES)}")
     if repeats < 1:
         raise RequestError(f"repeats must be at least 1, got {repeats}")
-    if not torch.cuda.is_available():
-        raise RequestError(
-            "kernels are timed on a GPU, and torch sees none here. On a CPU, Triton's interpreter "
-            "shows what a kernel does, never how fast it is; recorded figures are in benchmarks/"
-        )
-    device = torch.device("cuda", torch.cuda.current_device())
+    device = the_gpu()
     progress("measuring the limits: a copy, a matrix product")
     copy, matmul = machine.copy_bandwidth(device), machine.matmul_rate(device)
     bench = Bench(device, repeats, progress, copy, matmul)

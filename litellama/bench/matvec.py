@@ -1,15 +1,21 @@
 """The linear layers of decoding at batch 1: one row times a matrix, limited by reading the matrix.
 
 Beside cuBLAS (``F.linear``) stands what torch.compile makes of the same line when it may tune its
-kernels, as gpt-fast lets it: a Triton kernel instead of a call of cuBLAS.
+kernels, as gpt-fast lets it: a Triton kernel instead of a call of cuBLAS.  The last cases do on the
+way what comes before and after a layer, where cuBLAS needs torch's operations around it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
+import torch
 import torch.nn.functional as F
 
-from litellama.bench.case import Case, Peer, normal, ours
+from litellama import kernels
+from litellama.bench.case import Case, Peer, normal
+from litellama.bench.elementwise import torch_swiglu
 
+EPS = 1e-6
 # name -> layer -> (inputs K, outputs N): weights are [N, K]
 LAYERS = {
     "Llama-3.2-1B": {
@@ -30,24 +36,69 @@ LAYERS = {
 
 
 def cases() -> Iterator[Case]:
-    """Every linear layer of the two models."""
+    """Every linear layer of the two models, then some of the smaller with their neighbours."""
     for model, layers in LAYERS.items():
         for layer, (K, N) in layers.items():
-            yield matvec_case(f"{model} {layer} {N}×{K}", K, N)
+            label = f"{model} {layer} {N}×{K}"
+            yield matvec_case(label, K, N, (), kernels.matvec, F.linear)
+    yield from fused_cases(LAYERS["Llama-3.2-1B"])
 
 
-def matvec_case(label: str, K: int, N: int) -> Case:
-    """x [1, K] times the transposed weight [N, K]."""
+def fused_cases(layers: dict[str, tuple[int, int]]) -> Iterator[Case]:
+    """A norm before, SwiGLU after, or a residual added, in the same kernel."""
+
+    def normed(x: torch.Tensor, weight: torch.Tensor, norm: torch.Tensor) -> torch.Tensor:
+        return kernels.matvec(x, weight, norm=norm, eps=EPS)
+
+    def torch_normed(x: torch.Tensor, weight: torch.Tensor, norm: torch.Tensor) -> torch.Tensor:
+        return F.linear(F.rms_norm(x, norm.shape, norm, EPS), weight)
+
+    def gated(x: torch.Tensor, weight: torch.Tensor, norm: torch.Tensor) -> torch.Tensor:
+        return kernels.matvec(x, weight, norm=norm, eps=EPS, swiglu=True)
+
+    def torch_gated(x: torch.Tensor, weight: torch.Tensor, norm: torch.Tensor) -> torch.Tensor:
+        return torch_swiglu(torch_normed(x, weight, norm))
+
+    def added(x: torch.Tensor, weight: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        return kernels.matvec(x, weight, residual=residual)
+
+    def torch_added(x: torch.Tensor, weight: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        return F.linear(x, weight) + residual
+
+    for name, layer, ours, theirs in (
+        ("norm + qkv", "qkv", normed, torch_normed),
+        ("norm + gate_up + swiglu", "gate_up", gated, torch_gated),
+        ("down + residual", "down", added, torch_added),
+    ):
+        K, N = layers[layer]
+        more = (1, N) if layer == "down" else (K,)
+        yield matvec_case(f"{name} {N}×{K}", K, N, (more,), ours, theirs)
+
+
+def matvec_case(
+    label: str,
+    K: int,
+    N: int,
+    more: tuple[tuple[int, ...], ...],
+    ours: Callable[..., Any],
+    theirs: Callable[..., Any],
+) -> Case:
+    """x [1, K] times the transposed weight [N, K]; ``more``: shapes of what else is given."""
+
+    def make(device: torch.device) -> tuple[torch.Tensor, ...]:
+        x, weight, *others = normal(device, (1, K), (N, K), *more)
+        return x, weight * K**-0.5, *others  # results of the size of x
+
     return Case(
         group="linear, one row",
         kernel="matvec",
         label=label,
-        make=lambda device: normal(device, (1, K), (N, K)),
+        make=make,
         elements=lambda t: t[1].numel(),
         peers=(
-            Peer("litellama", ours("matvec")),
-            Peer("cuBLAS", F.linear),
-            Peer("torch.compile", F.linear, compile={"coordinate_descent_tuning": True}),
+            Peer("litellama", ours),
+            Peer("cuBLAS", theirs),
+            Peer("torch.compile", theirs, compile={"coordinate_descent_tuning": True}),
         ),
         writes=False,
     )
