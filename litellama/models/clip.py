@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from litellama import kernels
 from litellama.config import VisionConfig
 from litellama.models.decoder import Pieces, fused_pieces
 from litellama.models.linear import Linear, linear
@@ -79,7 +80,7 @@ class VisionAttention(nn.Module):
         n, T, hidden = x.shape
         qkv = self.qkv_proj(x.flatten(0, 1)).view(n, T, 3, self.num_heads, -1)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [n, heads, T, head_dim]
-        mixed = F.scaled_dot_product_attention(q, k, v)
+        mixed = kernels.flash_attention(q, k, v, causal=False)
         return self.out_proj(mixed.transpose(1, 2).reshape(n * T, hidden)).view(n, T, hidden)
 
 
