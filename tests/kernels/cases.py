@@ -146,10 +146,19 @@ def make_dense(
     return {"q": q, "k": k, "v": v, "causal": causal}
 
 
-def make_linear(device: str, dtype: torch.dtype, T: int, N: int, K: int, biased: bool) -> Inputs:
-    x, weight = (normal(*shape, device=device, dtype=dtype) for shape in ((T, K), (N, K)))
-    bias = {"bias": normal(N, device=device, dtype=dtype)} if biased else {}
-    return {"x": x, "weight": weight} | bias
+# What matvec can do on the way, in every combination.
+EXTRAS = ("bias", "norm", "swiglu", "residual")
+
+
+def make_linear(
+    device: str, dtype: torch.dtype, T: int, N: int, K: int, extras: tuple[str, ...] = ()
+) -> Inputs:
+    """N outputs; with "swiglu" in ``extras`` the weight has twice as many rows."""
+    rows = 2 * N if "swiglu" in extras else N
+    shapes = {"bias": (rows,), "norm": (K,), "residual": (T, N)}
+    shapes = {"x": (T, K), "weight": (rows, K)} | {k: s for k, s in shapes.items() if k in extras}
+    inputs = {name: normal(*shape, device=device, dtype=dtype) for name, shape in shapes.items()}
+    return inputs | ({"swiglu": True} if "swiglu" in extras else {})
 
 
 def paged(kernel: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
@@ -236,7 +245,8 @@ def choose_dense(rng: random.Random) -> dict[str, Any]:
 
 def choose_linear(rng: random.Random) -> dict[str, Any]:
     N, K = (rng.choice((1, 7, 64, 576, 1536, 2048, rng.randint(2, 9000))) for _ in range(2))
-    return {"T": rng.randint(1, 16), "N": N, "K": K, "biased": rng.random() < 0.5}
+    extras = tuple(extra for extra in EXTRAS if rng.random() < 0.5)
+    return {"T": rng.randint(1, 16), "N": N, "K": K, "extras": extras}
 
 
 KERNELS = {
@@ -271,5 +281,19 @@ KERNELS = {
         paged(kernels.flash_decoding), paged_reference, make_paged,
         {"lengths": [(1, 150), (1, 0), (1, 3)], "shape": (6, 2, 10, 4)},
         lambda rng: choose_steps(rng, decode=True), cases=8,
+    ),
+    "flash_attention": Kernel(
+        kernels.flash_attention, references.dense_attention, make_dense,
+        {"B": 2, "heads": (6, 2), "Tq": 5, "Tk": 37, "D": 10, "causal": True},
+        choose_dense, cases=8,
+    ),
+    "flash_attention_v1": Kernel(
+        kernels.flash_attention_v1, references.dense_attention, make_dense,
+        {"B": 2, "heads": (6, 2), "Tq": 5, "Tk": 37, "D": 10, "causal": True},
+        choose_dense, cases=8,
+    ),
+    "matvec": Kernel(
+        kernels.matvec, references.matvec, make_linear,
+        {"T": 3, "N": 9, "K": 37, "extras": EXTRAS}, choose_linear, cases=12,
     ),
 }  # fmt: skip

@@ -126,7 +126,21 @@ def paged_attention(
     return out
 
 
-def matvec(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """x [T, K] times the transpose of weight [N, K], plus bias [N]."""
-    out = torch.einsum("tk,nk->tn", x.double(), weight.double())
-    return out if bias is None else out + bias.double()
+def matvec(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    norm: torch.Tensor | None = None,
+    eps: float = 1e-6,
+    swiglu: bool = False,
+    residual: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """x [T, K], normed, times the transpose of weight [N, K], plus bias, gated, plus residual."""
+    x = x.double() if norm is None else rms_norm(x, norm, eps)
+    out = torch.einsum("tk,nk->tn", x, weight.double())
+    if bias is not None:
+        out = out + bias.double()
+    if swiglu:
+        gate, up = out.chunk(2, dim=-1)
+        out = gate / (1 + torch.exp(-gate)) * up
+    return out if residual is None else out + residual.double()
