@@ -11,6 +11,7 @@ from litellama.chat import Message, render_chat
 from litellama.checkpoints import load_weights, resolve
 from litellama.config import ModelConfig, read_json
 from litellama.engine import BlockManager, Engine, Runner, Scheduler
+from litellama.engine.memory import Memory, step_bytes, weight_bytes
 from litellama.engine.pictures import Picture
 from litellama.engine.request import FinishReason, Request
 from litellama.errors import CheckpointError, EngineError, RequestError
@@ -27,8 +28,9 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 MAX_STEP_TOKENS = {"cuda": 2048, "cpu": 512}
 # On a CPU the cache pool takes at most this much, unless kv_cache_tokens says otherwise.
 CPU_CACHE_BYTES = 2 << 30
-# On a GPU, the share of the memory left after the weights that the pool takes.
-GPU_CACHE_SHARE = 0.85
+# On a GPU, the share that the pool takes of the memory that weights and a largest step leave; the
+# rest is for what torch and CUDA keep for themselves.
+GPU_CACHE_SHARE = 0.9
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ class LLM:
 
     Raises ConfigError, CheckpointError or RequestError, all ValueErrors, before any work is done.
     A step that fails raises EngineError where its answers are awaited; other requests go on.
+    ``memory`` says how many bytes of the device it takes (``engine.memory`` has the formula).
     """
 
     def __init__(
@@ -95,8 +98,12 @@ class LLM:
         self._load(self.name)
         self.max_seq_len = min(max_seq_len or self.config.context, self.config.context)
         step_tokens = max_step_tokens or MAX_STEP_TOKENS[self.device.type]
-        tokens = kv_cache_tokens or self._default_cache_tokens(max_num_seqs)
+        size = self.dtype.itemsize
+        step = step_bytes(self.config, step_tokens, max_num_seqs, size)
+        tokens = kv_cache_tokens or self._default_cache_tokens(max_num_seqs, step)
         num_blocks = max(tokens // block_size, 1)
+        cache = num_blocks * block_size * self.config.kv_bytes_per_token(size)
+        self.memory = Memory(weight_bytes(self.model), cache, step)
         # One request alone must fit the pool: then waiting is all that a full pool can cause.
         self.max_seq_len = min(self.max_seq_len, num_blocks * block_size)
         manager = BlockManager(num_blocks, block_size, prefix_caching)
@@ -254,13 +261,27 @@ class LLM:
             self.engine.abort(request)
             self.engine.take(request)
 
-    def _default_cache_tokens(self, max_num_seqs: int) -> int:
+    def _default_cache_tokens(self, max_num_seqs: int, step: int) -> int:
+        """Tokens for as many sequences of full length as fit beside a step of so many bytes."""
         wanted = max_num_seqs * self.max_seq_len
         per_token = self.config.kv_bytes_per_token(self.dtype.itemsize)
-        if self.device.type == "cuda":
-            free, _ = torch.cuda.mem_get_info(self.device)
-            return min(wanted, int(free * GPU_CACHE_SHARE) // per_token)
-        return min(wanted, CPU_CACHE_BYTES // per_token)
+        if self.device.type == "cpu":
+            return min(wanted, CPU_CACHE_BYTES // per_token)
+        torch.cuda.empty_cache()  # what loading has left over
+        free, _ = torch.cuda.mem_get_info(self.device)
+        return min(wanted, cache_tokens(free, step, per_token))
+
+
+def cache_tokens(free: int, step: int, per_token: int) -> int:
+    """How many tokens' keys and values fit in ``free`` bytes of a GPU beside a step's results."""
+    tokens = int((free - step) * GPU_CACHE_SHARE) // per_token
+    if tokens < 1:
+        raise RequestError(
+            f"the weights leave {free / 1e6:.0f} MB of the GPU's memory, and a step needs "
+            f"{step / 1e6:.0f} MB of it: no room for the KV cache; lower max_step_tokens or "
+            "max_num_seqs, or take a smaller model"
+        )
+    return tokens
 
 
 def load_tokenizer(folder: Path) -> Any:

@@ -92,18 +92,20 @@ class BlockManager:
                 shown = b"".join(key for at, key in pictures if start <= at < stop)
                 keys.append(block_key(parent, token_ids[start:stop], shown))
 
-    def start(self, blocks: list[int], keys: Sequence[bytes], num_tokens: int) -> int | None:
+    def start(
+        self, blocks: list[int], keys: Sequence[bytes], num_tokens: int, spare: int = 0
+    ) -> int | None:
         """Fill the empty list ``blocks`` for a new sequence, published blocks first.
 
         Returns how many of the ``num_tokens`` tokens the published blocks hold; None, with nothing
-        taken, when the pool has too few free blocks.
+        taken, when that would leave fewer than ``spare`` free blocks.
         """
         shared = self._match(keys, num_tokens)
         missing = self.blocks_for(num_tokens) - len(shared)
         if not missing and self._references[shared[-1]]:
             missing = 1  # for the copy that writing to the last block will need
         revived = sum(not self._references[block] for block in shared)
-        if missing > self.num_free - revived:
+        if missing + spare > self.num_free - revived:
             return None
         for block in shared:
             self._free.pop(block, None)

@@ -160,12 +160,15 @@ class Scheduler:
         return False
 
     def _admit(self, budget: int) -> Scheduled | None:
-        """Start the request that has waited longest, if there is room for all its tokens."""
+        """Start the request that has waited longest, if there is room for all its tokens.
+
+        One block for each running request stays free, or they would soon preempt it again.
+        """
         if not self.waiting or len(self.running) == self.max_num_seqs:
             return None
-        request, copy = self.waiting[0], None
+        request, copy, spare = self.waiting[0], None, len(self.running)
         self._extend_keys(request)
-        cached = self.manager.start(request.blocks, request.block_keys, request.length)
+        cached = self.manager.start(request.blocks, request.block_keys, request.length, spare)
         if cached is None:
             return None
         self.running.append(self.waiting.popleft())

@@ -170,7 +170,7 @@ def test_load(depth, lazy):
         assert len(r.output_token_ids) == len(alone) or r.finish_reason == "aborted"
     assert_idle(engine)
     stats = engine.stats()
-    assert stats.preemptions > 100
+    assert stats.preemptions > 50
     assert stats.cached_tokens > stats.prompt_tokens / 4
     assert engine.runner.num_copies > 10
     admitted = [s.request.request_id for step in engine.scheduler.trace for s in step.scheduled]

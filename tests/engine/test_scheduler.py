@@ -70,14 +70,14 @@ def test_no_more_than_max_num_seqs_run_and_the_rest_come_in_order():
 
 
 def test_a_full_pool_preempts_the_last_arrival_and_lets_it_return():
-    manager = BlockManager(4, 2, prefix_caching=False)
+    manager = BlockManager(5, 2, prefix_caching=False)
     scheduler = Scheduler(manager, max_num_seqs=4, max_step_tokens=64)
     first, second = request(0, 4), request(1, 4)
     scheduler.add(first)
     scheduler.add(second)
     assert advance(scheduler) == [(0, 4), (1, 4)]
-    assert manager.num_free == 0
-    assert advance(scheduler) == [(0, 1)]
+    assert manager.num_free == 1
+    assert advance(scheduler) == [(0, 1)], "each needs a block, and there is one"
     assert scheduler.num_preemptions == 1
     assert (second.blocks, second.num_computed, len(second.token_ids)) == ([], 0, 5)
     scheduler.remove(first)
@@ -85,14 +85,23 @@ def test_a_full_pool_preempts_the_last_arrival_and_lets_it_return():
 
 
 def test_a_preempted_request_computes_only_what_is_not_in_the_cache_any_more():
-    scheduler = Scheduler(BlockManager(4, 2), max_num_seqs=4, max_step_tokens=64)
+    scheduler = Scheduler(BlockManager(5, 2), max_num_seqs=4, max_step_tokens=64)
     first, second = request(0, 4), request(1, 4)
     scheduler.add(first)
     scheduler.add(second)
     advance(scheduler)
-    assert advance(scheduler) == [(0, 1)], "takes the last of the second's blocks"
+    for _ in range(3):
+        assert advance(scheduler) == [(0, 1)], "takes one of the second's two blocks, the last"
     scheduler.remove(first)
     assert advance(scheduler) == [(1, 3)]
+
+
+def test_nobody_is_admitted_who_would_soon_be_preempted():
+    scheduler = Scheduler(BlockManager(7, 2), max_num_seqs=4, max_step_tokens=64)
+    for number in range(3):
+        scheduler.add(request(number, 4))
+    assert advance(scheduler) == [(0, 4), (1, 4)]
+    assert scheduler.manager.num_free == 3, "one for the third would be left, and two are running"
 
 
 def fields(step: Step) -> tuple[int, int, bool, int]:

@@ -1,0 +1,47 @@
+"""How much memory the engine takes: the formula from which the KV cache is sized.
+
+    peak = weights + cache + step
+    weights = the bytes of all parameters
+    cache = tokens * 2 * layers * kv_heads * head_dim * element_size
+    step = T * (4 H + max(3 I, 3 (Q + KV))) * element_size + S * V * (element_size + 8)
+
+with T the most tokens in a step, S the most sequences, H the hidden size, I the intermediate size,
+Q and KV the widths of all query heads and of all key heads, V the vocabulary.  A step is at its
+peak in one layer's feed-forward: the hidden state and the residual as they came into the layer and
+as they stand now (4 H), gate and up (2 I) and their product (I); attention needs less unless it is
+wide.  Logits of S rows exist in the model's dtype and in float32, and the sampler's penalties count
+tokens in int32.  Pictures, for models that read them, come on top.
+"""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from litellama.config import ModelConfig
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of the weights, of the KV cache, and of the largest step's intermediate results."""
+
+    weights: int
+    cache: int
+    step: int
+
+    @property
+    def peak(self) -> int:
+        """Bytes in use when a largest step is computed."""
+        return self.weights + self.cache + self.step
+
+
+def weight_bytes(model: nn.Module) -> int:
+    """Bytes of a model's parameters; a tied one counts once."""
+    return sum(p.numel() * p.element_size() for p in model.parameters())
+
+
+def step_bytes(config: ModelConfig, num_tokens: int, num_seqs: int, element_size: int) -> int:
+    """Bytes of a step's intermediate results, by the formula above."""
+    c = config
+    widest = max(3 * c.intermediate_size, 3 * (c.q_size + c.kv_size))
+    per_token = (4 * c.hidden_size + widest) * element_size
+    return num_tokens * per_token + num_seqs * c.vocab_size * (element_size + 8)
