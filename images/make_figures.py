@@ -244,6 +244,56 @@ def rope_token() -> str:
     return d.svg()
 
 
+def swiglu_traffic() -> str:
+    """Lesson 05: silu then multiply, against both in one kernel."""
+    d = Drawing(
+        820,
+        214,
+        "SwiGLU as two operations moves five rows: silu reads the gate and writes s, multiply "
+        "reads s and up and writes the result. As one kernel it moves three: read gate and up, "
+        "write the result.",
+    )
+    d.text(24, 30, "two operations: 5 rows", 13, "", "start")
+    d.text(524, 30, "one kernel: 3 rows", 13, "", "start")
+    traffic(d, 24, 44, 150, "s = silu(gate)", ["gate"], ["s"])
+    traffic(d, 206, 44, 220, "s × up", ["s", "up"], ["out"])
+    traffic(d, 524, 44, 220, "swiglu", ["gate", "up"], ["out"])
+    legend(d, 196)
+    return d.svg()
+
+
+def swiglu_grid() -> str:
+    """Lesson 05: what one program of the two-dimensional grid reads and writes."""
+    d = Drawing(
+        860,
+        246,
+        "Three tokens, each a row of 2 I columns: I gates, then I values, in four blocks each. "
+        "Program (1, 2) reads block 2 of the gates of token 1 and block 2 of its values, I columns "
+        "further on, and writes block 2 of row 1 of the result, which has I columns.",
+    )
+    cell, top = 58, 66
+    places = {"gate": 92, "up": 92 + 4 * cell, "out": 608}
+    d.text(92 + 2 * cell, 34, "gate: I columns", 13)
+    d.text(92 + 6 * cell, 34, "up: I columns", 13)
+    d.text(608 + 2 * cell, 34, "out: I columns", 13)
+    for block in range(4):
+        for left in places.values():
+            d.text(left + (block + 0.5) * cell, 56, f"block {block}", 10.5, "soft")
+    for row in range(3):
+        d.text(24, top + row * 40 + 23, f"token {row}", 13, "", "start")
+        for name, left in places.items():
+            for block in range(4):
+                mine = (row, block) == (1, 2)
+                style = ("orange" if name == "out" else "lit") if mine else "plain"
+                d.box(left + block * cell + 2, top + row * 40, cell - 4, 34, "", style)
+    middle = {name: left + 2.5 * cell for name, left in places.items()}
+    d.box(300, 200, 260, 32, "program (1, 2): silu(gate) × up", "plain", "", 12.5)
+    for name, target in (("gate", 340), ("up", 440)):
+        d.arrow((middle[name], top + 74), (middle[name], 190), (target, 190), (target, 199))
+    d.arrow((561, 216), (middle["out"], 216), (middle["out"], top + 75))
+    return d.svg()
+
+
 FIGURES: dict[str, Callable[[], str]] = {
     "map.svg": engine_map,
     **{f"map_{n:02d}.svg": partial(engine_map, n) for n in range(LAST_LESSON + 1)},
@@ -255,6 +305,8 @@ FIGURES: dict[str, Callable[[], str]] = {
     "online_lanes.svg": online_lanes,
     "rope_layouts.svg": rope_layouts,
     "rope_token.svg": rope_token,
+    "swiglu_traffic.svg": swiglu_traffic,
+    "swiglu_grid.svg": swiglu_grid,
 }
 
 

@@ -57,6 +57,7 @@ def test_a_lessons_final_kernels_are_the_packages(path):
         ("02_softmax", {"softmax_kernel", "softmax_online_kernel"}),
         ("03_rmsnorm", {"rms_norm_kernel", "skip_rms_norm_kernel"}),
         ("04_rope", {"rope_kernel", "rotate_heads"}),
+        ("05_swiglu", {"swiglu_kernel"}),
     ],
 )
 def test_a_lesson_builds_the_kernels_it_is_about(lesson, kernels):

@@ -208,3 +208,52 @@ def wavelengths(plain: "torch.Tensor", stretched: "torch.Tensor") -> "Figure":
     )
     axes.grid(axis="y")
     return figure
+
+
+# hidden size, intermediate size, bytes of a number
+FEED_FORWARD = {
+    "SmolLM2-135M": (576, 1536, 2),
+    "Llama-3.2-1B": (2048, 8192, 2),
+    "Llama-3.1-8B": (4096, 14336, 2),
+}
+
+
+def feed_forward_bytes(tokens: int, model: str) -> tuple[float, float, float, float]:
+    """Lesson 05: bytes of weights, of the linears' inputs and outputs, and of SwiGLU both ways."""
+    hidden, inner, size = FEED_FORWARD[model]
+    weights = 3 * hidden * inner * size
+    linears = (
+        tokens * (2 * hidden + 3 * inner) * size
+    )  # read x; write 2 I; read I; write the result
+    return weights, linears, tokens * 5 * inner * size, tokens * 3 * inner * size
+
+
+def feed_forward_alt(tokens: int, model: str) -> str:
+    """Lesson 05: what fusing silu and multiply saves in one feed-forward block."""
+    weights, linears, apart, fused = feed_forward_bytes(tokens, model)
+    before = weights + linears + apart
+    share = (apart - fused) / before
+    return (
+        f"{model}, {tokens:,} token{'s' * (tokens > 1)}: {before / 1e6:,.1f} MB a block, of which "
+        f"{weights / 1e6:,.1f} MB are weights; fusing saves {100 * share:.2g}%."
+    )
+
+
+def feed_forward(tokens: int, model: str) -> "Figure":
+    """Lesson 05: the bytes of a feed-forward block, with silu and multiply apart and fused."""
+    weights, linears, apart, fused = feed_forward_bytes(tokens, model)
+    figure, axes = canvas(7.5, 2.5)
+    parts = {"weights": "grey", "linears: in and out": "sky", "silu and multiply": "blue"}
+    for name, middle in (("two kernels", apart), ("swiglu", fused)):
+        left = 0.0
+        for (part, colour), moved in zip(parts.items(), (weights, linears, middle), strict=True):
+            label = part if name == "swiglu" else None
+            axes.barh(name, moved / 1e6, left=left, color=PALETTE[colour], label=label)
+            left += moved / 1e6
+        axes.text(left, name, f" {left:,.1f}", va="center", fontweight="bold")
+    axes.set(xlim=(0, 1.13 * (weights + linears + apart) / 1e6), xlabel="MB moved")
+    axes.invert_yaxis()
+    axes.tick_params(left=False)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.24), ncols=3, frameon=False, fontsize=9)
+    figure.suptitle(feed_forward_alt(tokens, model), x=0.02, ha="left", fontsize=10)
+    return figure

@@ -131,6 +131,7 @@ def test_the_notebook_states_what_the_exercise_says(exercise: Exercise):
         ("rms_norm", "rms_norm", {"rms_norm_kernel"}),
         ("skip_rms_norm", "skip_rms_norm", {"skip_rms_norm_kernel"}),
         ("rope", "rope", {"rope_kernel", "rotate_heads"}),
+        ("swiglu", "swiglu", {"swiglu_kernel"}),
     ],
 )
 def test_a_solution_that_rebuilds_a_kernel_is_the_package_kernel(name, file, kernels):

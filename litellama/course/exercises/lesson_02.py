@@ -197,9 +197,10 @@ def softmax_online(x: torch.Tensor) -> torch.Tensor:
 
 def _stale(x, block=256):
     """The online loop with one maximum and one sum a lane, and the rescale left out."""
-    wide, total = _wide(x), 0.0
+    wide = _wide(x)
     pad = torch.nn.functional.pad(wide, (0, -wide.shape[-1] % block), value=-INF)
     maximum = torch.full((*x.shape[:-1], block), -INF, device=x.device)
+    total = torch.zeros_like(maximum)
     for part in pad.split(block, -1):
         new = torch.maximum(maximum, part)
         shift = new.masked_fill(new == -INF, 0.0)
