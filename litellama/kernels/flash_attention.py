@@ -106,15 +106,17 @@ def attend_to_keys(
 
 @triton.jit
 def flash_attention_kernel(
-    q_ptr, k_ptr, v_ptr, out_ptr, scale_log2, Tq, Tk,
+    q_ptr, k_ptr, v_ptr, out_ptr, scale_log2, Hq, Tq, Tk,
     q_batch, q_head, q_row, k_batch, k_head, k_row,
     v_batch, v_head, v_row, out_batch, out_head, out_row,
     GROUP: tl.constexpr, D: tl.constexpr, CAUSAL: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
     # A later tile sees more keys: the longest work starts first, so that none is left to the end.
-    tile = tl.num_programs(0) - 1 - tl.program_id(0)
-    head, batch = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
+    tiles = tl.cdiv(Tq, BLOCK_M)
+    tile = tiles - 1 - tl.program_id(0) % tiles
+    head = (tl.program_id(0) // tiles % Hq).to(tl.int64)
+    batch = (tl.program_id(0) // tiles // Hq).to(tl.int64)
     q_ptr += batch * q_batch + head * q_head
     k_ptr += batch * k_batch + head // GROUP * k_head
     v_ptr += batch * v_batch + head // GROUP * v_head
@@ -170,8 +172,8 @@ def flash_attention(
     rows, stride = max(Tq, Tk), max(x.stride(2) for x in (q, k, v, out))
     INDEX = tl.int32 if rows * stride < 2**31 else tl.int64
     launch(
-        flash_attention_kernel, (triton.cdiv(Tq, BLOCK_M), Hq, B),
-        q, k, v, out, (D**-0.5 if scale is None else scale) * LOG2_E, Tq, Tk,
+        flash_attention_kernel, (triton.cdiv(Tq, BLOCK_M) * Hq * B,),
+        q, k, v, out, (D**-0.5 if scale is None else scale) * LOG2_E, Hq, Tq, Tk,
         *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3],
         GROUP=Hq // Hkv, D=D, CAUSAL=causal, BLOCK_M=BLOCK_M, BLOCK_N=BLOCK_N, BLOCK_D=BLOCK_D,
         INDEX=INDEX, num_warps=num_warps, num_stages=num_stages,

@@ -62,13 +62,13 @@ def flash_decoding_reference(
 def flash_decoding_kernel(
     q_ptr, k_ptr, v_ptr, part_ptr, log_sum_ptr, seq_lens_ptr, block_table_ptr, scale_log2,
     q_token_stride, q_head_stride, kv_block_stride, kv_token_stride, kv_head_stride, table_stride,
-    GROUP: tl.constexpr, D: tl.constexpr, BLOCK_SIZE: tl.constexpr,
+    HKV: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     if OVERLAP:
         tl.extra.cuda.gdc_wait()
     # Heads first: programs that run together read neighbouring rows of the cache.
-    kv_head, sequence = tl.program_id(0).to(tl.int64), tl.program_id(2).to(tl.int64)
+    kv_head, sequence = tl.program_id(0).to(tl.int64) % HKV, tl.program_id(0).to(tl.int64) // HKV
     split, num_splits = tl.program_id(1), tl.num_programs(1)
     rows = tl.arange(0, BLOCK_M)
     heads = kv_head * GROUP + rows
@@ -93,7 +93,7 @@ def flash_decoding_kernel(
     if OVERLAP:
         tl.extra.cuda.gdc_launch_dependents()
     total = tl.where(total == 0.0, 1.0, total)  # no keys: zeros, of log-sum -inf
-    part = (sequence * tl.num_programs(0) * GROUP + heads) * num_splits + split
+    part = (sequence * HKV * GROUP + heads) * num_splits + split
     tl.store(part_ptr + part[:, None] * D + columns, weighted / total[:, None], mask=inside)
     tl.store(log_sum_ptr + part, maximum + tl.log2(total), mask=rows < GROUP)
 
@@ -149,11 +149,11 @@ def flash_decoding(
     # One split is the whole: it is written to its place, and there is nothing to merge.
     parts = torch.empty(S, Hq, splits, D, device=q.device) if splits > 1 else out
     launch(
-        flash_decoding_kernel, (Hkv, splits, S),
+        flash_decoding_kernel, (S * Hkv, splits),
         q, k_cache, v_cache, parts, log_sums, batch.seq_lens, batch.block_table,
         (D**-0.5 if scale is None else scale) * LOG2_E,
         q.stride(0), q.stride(1), *k_cache.stride()[:3], batch.block_table.stride(0),
-        GROUP=GROUP, D=D, BLOCK_SIZE=BLOCK_SIZE,
+        HKV=Hkv, GROUP=GROUP, D=D, BLOCK_SIZE=BLOCK_SIZE,
         BLOCK_M=max(next_power_of_2(GROUP), 16), BLOCK_N=BLOCK_N, BLOCK_D=BLOCK_D,
         OVERLAP=overlap, num_warps=2, num_stages=stages(3),
     )  # fmt: skip

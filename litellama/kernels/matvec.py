@@ -85,8 +85,8 @@ def matvec_kernel(
                 up += tl.load(bias_ptr + N + rows, mask=rows < N, other=0.0).to(tl.float32)
             y = y * tl.sigmoid(y) * up
         if HAS_RESIDUAL:
-            ptrs = residual_ptr + token * residual_stride + rows
-            y += tl.load(ptrs, mask=rows < N, other=0.0).to(tl.float32)
+            residual_row = residual_ptr + token * residual_stride
+            y += tl.load(residual_row + rows, mask=rows < N, other=0.0).to(tl.float32)
         tl.store(out_ptr + token * N + rows, y, mask=rows < N)
 
 
