@@ -124,8 +124,9 @@ class SamplingBatch:
     ) -> None:
         """Write n requests into the first n rows; the others become greedy ones, which cost least.
 
-        texts: each request's prompt and answer so far, of which only penalties take notice;
-        prompt_lens: how many of those tokens are the prompt.
+        texts: each request's prompt and answer so far, of which only penalties take notice, so a
+        token that is still on its way may be missing unless its request has one; prompt_lens: how
+        many of those tokens are the prompt.
         """
         self.filters = any(p.filters for p in params)
         self.penalties = any(p.penalises for p in params)

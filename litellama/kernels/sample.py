@@ -17,6 +17,7 @@ maximum; for the count and the mass above some levels below that; to list the ca
 the tokens above the lowest level that can matter.  One program a row then narrows the threshold
 between two logits, by 16 pivots a pass, over the candidates only, and draws.  A row with no filter
 is read once: each slice gives its winner.  The slices do not depend on S, nor do the sums then.
+The list takes 4 V bytes a row while the kernels run.
 Sources: Gumbel, "Statistical Theory of Extreme Values", 1954; Xing et al., "Sorting-Free GPU
 Kernels for LLM Sampling" (FlashInfer), 2025; Park et al., "Qrita", 2026, arXiv:2602.01518 (few
 candidates first, then pivots).  Lesson 14 builds this file.
