@@ -7,30 +7,32 @@ from typing import Any
 
 import torch
 
+from litellama.arguments import (
+    Prompt,
+    as_prompts,
+    check_sizes,
+    check_token_ids,
+    pick_device,
+    pick_dtype,
+    spread,
+    spread_images,
+)
 from litellama.chat import Message, render_chat
-from litellama.checkpoints import load_weights, resolve
-from litellama.config import ModelConfig, read_json
+from litellama.checkpoints import resolve
 from litellama.engine import BlockManager, Engine, Runner, Scheduler
-from litellama.engine.memory import Memory, step_bytes, weight_bytes
+from litellama.engine.memory import Memory, cache_bytes, step_bytes, weight_bytes
 from litellama.engine.pictures import Picture
 from litellama.engine.request import FinishReason, Request
-from litellama.errors import CheckpointError, EngineError, RequestError
+from litellama.errors import EngineError, RequestError
 from litellama.images import ImageProcessor, check_images
-from litellama.models import Model, empty_model, presets, read_config
+from litellama.loading import load_model, load_tokenizer
+from litellama.models import presets, read_config
 from litellama.models.decoder import Decoder
 from litellama.sampling import SamplingParams
 
-Prompt = str | Sequence[int]
-
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # Tokens computed in one step, prompts and decodes together: enough to keep the arithmetic busy, and
 # few enough that a long prompt does not hold up running streams for long.
 MAX_STEP_TOKENS = {"cuda": 2048, "cpu": 512}
-# On a CPU the cache pool takes at most this much, unless kv_cache_tokens says otherwise.
-CPU_CACHE_BYTES = 2 << 30
-# On a GPU, the share that the pool takes of the memory that weights and a largest step leave; the
-# rest is for what torch and CUDA keep for themselves.
-GPU_CACHE_SHARE = 0.9
 
 
 @dataclass(frozen=True)
@@ -98,12 +100,7 @@ class LLM:
         self._load(self.name)
         self.max_seq_len = min(max_seq_len or self.config.context, self.config.context)
         step_tokens = max_step_tokens or MAX_STEP_TOKENS[self.device.type]
-        size = self.dtype.itemsize
-        step = step_bytes(self.config, step_tokens, max_num_seqs, size)
-        tokens = kv_cache_tokens or self._default_cache_tokens(max_num_seqs, step)
-        num_blocks = max(tokens // block_size, 1)
-        cache = num_blocks * block_size * self.config.kv_bytes_per_token(size)
-        self.memory = Memory(weight_bytes(self.model), cache, step)
+        num_blocks = self._plan_memory(max_num_seqs, step_tokens, block_size, kv_cache_tokens)
         # One request alone must fit the pool: then waiting is all that a full pool can cause.
         self.max_seq_len = min(self.max_seq_len, num_blocks * block_size)
         manager = BlockManager(num_blocks, block_size, prefix_caching)
@@ -135,6 +132,21 @@ class LLM:
         if self.config.vision is not None:
             self._images = ImageProcessor.from_folder(folder, self.config.vision)
         self.model = load_model(self.config, folder, self.device, self.dtype)
+
+    def _plan_memory(
+        self, max_num_seqs: int, step_tokens: int, block_size: int, kv_cache_tokens: int | None
+    ) -> int:
+        """How many blocks the KV cache gets: as asked for, or what fits and can be used."""
+        step = step_bytes(self.config, step_tokens, max_num_seqs, self.dtype.itemsize)
+        per_token = self.config.kv_bytes_per_token(self.dtype.itemsize)
+        tokens = kv_cache_tokens
+        if tokens is None:
+            fits = cache_bytes(self.device, step) // per_token
+            tokens = min(max_num_seqs * self.max_seq_len, fits)
+        num_blocks = max(tokens // block_size, 1)
+        cache = num_blocks * block_size * per_token
+        self.memory = Memory(weight_bytes(self.model), cache, step)
+        return num_blocks
 
     def generate(
         self,
@@ -260,146 +272,6 @@ class LLM:
         finally:
             self.engine.abort(request)
             self.engine.take(request)
-
-    def _default_cache_tokens(self, max_num_seqs: int, step: int) -> int:
-        """Tokens for as many sequences of full length as fit beside a step of so many bytes."""
-        wanted = max_num_seqs * self.max_seq_len
-        per_token = self.config.kv_bytes_per_token(self.dtype.itemsize)
-        if self.device.type == "cpu":
-            return min(wanted, CPU_CACHE_BYTES // per_token)
-        torch.cuda.empty_cache()  # what loading has left over
-        free, _ = torch.cuda.mem_get_info(self.device)
-        return min(wanted, cache_tokens(free, step, per_token))
-
-
-def cache_tokens(free: int, step: int, per_token: int) -> int:
-    """How many tokens' keys and values fit in ``free`` bytes of a GPU beside a step's results."""
-    tokens = int((free - step) * GPU_CACHE_SHARE) // per_token
-    if tokens < 1:
-        raise RequestError(
-            f"the weights leave {free / 1e6:.0f} MB of the GPU's memory, and a step needs "
-            f"{step / 1e6:.0f} MB of it: no room for the KV cache; lower max_step_tokens or "
-            "max_num_seqs, or take a smaller model"
-        )
-    return tokens
-
-
-def load_tokenizer(folder: Path) -> Any:
-    """The checkpoint's tokenizer, from its own files; no code from the checkpoint is run."""
-    # tokenizer.json says everything; going through AutoTokenizer only takes a second longer.
-    complete = (folder / "tokenizer.json").exists()
-    try:
-        import transformers
-
-        loader = transformers.PreTrainedTokenizerFast if complete else transformers.AutoTokenizer
-        tokenizer = loader.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # transformers raises many kinds for a broken tokenizer file
-        raise CheckpointError(f"{folder}: the tokenizer could not be read: {error}") from error
-    older = folder / "chat_template.json"  # where LLaVA's checkpoints of 2024 keep it
-    if not tokenizer.chat_template and older.exists():
-        tokenizer.chat_template = read_json(older).get("chat_template")
-    return tokenizer
-
-
-def load_model(
-    config: ModelConfig, folder: Path, device: torch.device, dtype: torch.dtype
-) -> Model:
-    """The family's decoder with the checkpoint's weights, on the device, in the dtype."""
-    model = empty_model(config, device, dtype)
-    load_weights(model, folder)
-    return model
-
-
-def pick_device(name: str) -> torch.device:
-    """The torch device of a name; "auto" is the GPU where there is one."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise RequestError(f"unknown device {name!r}: use auto, cpu or cuda") from error
-    if device.type not in ("cpu", "cuda"):
-        raise RequestError(f"device {name!r} is not supported: use auto, cpu or cuda")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise RequestError(
-            f"device {name!r} was asked for, but torch {torch.__version__} sees "
-            f"{torch.cuda.device_count()} GPU(s): use device='cpu', or run `litellama doctor`"
-        )
-    return device
-
-
-def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The torch dtype of a name; "auto" is bfloat16 on a GPU and float32 on a CPU."""
-    if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    if name not in DTYPES:
-        raise RequestError(f"unknown dtype {name!r}: use auto, {', '.join(DTYPES)}")
-    return DTYPES[name]
-
-
-def is_size(value: object) -> bool:
-    """Whether a value is a positive integer."""
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
-def check_sizes(block_size: int, **others: int | None) -> None:
-    """Refuse sizes that are not positive integers, and block sizes that are no power of two."""
-    for name, value in {"block_size": block_size, **others}.items():
-        if value is not None and not is_size(value):
-            raise RequestError(f"{name} must be a positive integer, got {value!r}")
-    if block_size & (block_size - 1):
-        raise RequestError(f"block_size must be a power of two, got {block_size}")
-
-
-def as_prompts(prompts: Prompt | Sequence[Prompt]) -> tuple[list[Prompt], bool]:
-    """A list of prompts, and whether there was one only; tensors and arrays count as lists."""
-    if hasattr(prompts, "tolist"):
-        prompts = prompts.tolist()
-    if isinstance(prompts, str) or (len(prompts) and isinstance(prompts[0], int)):
-        return [prompts], True  # type: ignore[list-item]
-    return list(prompts), False  # type: ignore[arg-type]
-
-
-def spread(
-    params: SamplingParams | Sequence[SamplingParams] | None, count: int
-) -> list[SamplingParams]:
-    """One SamplingParams for each of ``count`` prompts."""
-    if params is None or isinstance(params, SamplingParams):
-        return [params or SamplingParams()] * count
-    if len(params) != count:
-        raise RequestError(
-            f"got {count} prompts and {len(params)} SamplingParams: give one for each"
-        )
-    return list(params)
-
-
-def spread_images(
-    images: Sequence[Any] | None, count: int, single: bool
-) -> Sequence[Sequence[Any] | None]:
-    """The pictures of each of ``count`` prompts."""
-    if images is None or single:
-        return [images] * count
-    if len(check_images(images)) != count:
-        raise RequestError(
-            f"got {count} prompts and {len(images)} lists of images: give one list for each"
-        )
-    return images
-
-
-def check_token_ids(ids: list[Any], vocab_size: int, max_seq_len: int) -> None:
-    """Refuse a prompt that is empty, too long for the context, or has ids out of range."""
-    if not ids:
-        raise RequestError("the prompt is empty: give at least one token")
-    if len(ids) > max_seq_len:
-        raise RequestError(
-            f"the prompt has {len(ids)} tokens, more than the context of {max_seq_len}: shorten it"
-        )
-    for position, i in enumerate(ids):
-        if not isinstance(i, int) or isinstance(i, bool) or not 0 <= i < vocab_size:
-            raise RequestError(
-                f"token id {i!r} at position {position} is not an integer from 0 to "
-                f"{vocab_size - 1}, the vocabulary of this model"
-            )
 
 
 def output_of(request: Request) -> RequestOutput:

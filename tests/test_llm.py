@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from litellama import LLM, SamplingParams
+from litellama.arguments import check_token_ids
 from litellama.errors import EngineError, RequestError
-from litellama.llm import check_token_ids
 from tests.checkpoint_maker import make_llama
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=12, ignore_eos=True)

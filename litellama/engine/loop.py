@@ -12,7 +12,7 @@ from litellama.engine.block_manager import BlockState
 from litellama.engine.detokenizer import Detokenizer
 from litellama.engine.pictures import Picture
 from litellama.engine.request import FinishReason, Request
-from litellama.engine.scheduler import Scheduler, Step
+from litellama.engine.scheduler import Scheduled, Scheduler, Step
 from litellama.sampling import SamplingParams
 
 
@@ -112,18 +112,20 @@ class Engine:
         If a step fails, its requests end with the error; all others go on.
         """
         with self._turn():
-            failing = step = self.scheduler.schedule()
+            failing: Step | None = None
             try:
+                failing = step = self.scheduler.schedule()
                 if step is not None:
                     self._in_flight.append((step, self.runner.submit(step)))
                 if len(self._in_flight) > (self.runner.depth if step is not None else 0):
                     failing, tokens = self._in_flight.popleft()
                     self._collect(failing, tokens())
-            except Exception as error:
-                self._recover(failing, error)
-            except BaseException:  # Ctrl-C: no request is to blame
-                self._recover(None, None)
-                raise
+            except BaseException as error:
+                if failing is not None and isinstance(error, Exception):
+                    self._recover(failing.scheduled, error)
+                else:  # Ctrl-C: no request is to blame
+                    self._recover((), None)
+                    raise
 
     def stats(self) -> Stats:
         """Counts for a display."""
@@ -183,10 +185,10 @@ class Engine:
         if request.error is None:
             self._pieces[request].append(request.detokenizer.finish())
 
-    def _recover(self, failed: Step | None, error: Exception | None) -> None:
+    def _recover(self, failed: Sequence[Scheduled], error: Exception | None) -> None:
         """End the requests of a failed step, and compute all others that were running again."""
         self._in_flight.clear()
-        for s in failed.scheduled if failed is not None else ():
+        for s in failed:
             if s.request.finish_reason is None:
                 s.request.error = error
                 self._finish(s.request, "aborted")

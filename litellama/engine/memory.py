@@ -15,9 +15,17 @@ tokens in int32.  Pictures, for models that read them, come on top.
 
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from litellama.config import ModelConfig
+from litellama.errors import RequestError
+
+# The most that the cache takes on a CPU by itself.
+CPU_CACHE_BYTES = 2 << 30
+# On a GPU, the share that it takes of what weights and a largest step leave; the rest is for what
+# torch and CUDA keep for themselves.
+GPU_CACHE_SHARE = 0.9
 
 
 @dataclass(frozen=True)
@@ -45,3 +53,23 @@ def step_bytes(config: ModelConfig, num_tokens: int, num_seqs: int, element_size
     widest = max(3 * c.intermediate_size, 3 * (c.q_size + c.kv_size))
     per_token = (4 * c.hidden_size + widest) * element_size
     return num_tokens * per_token + num_seqs * c.vocab_size * (element_size + 8)
+
+
+def cache_bytes(device: torch.device, step: int) -> int:
+    """The most bytes that the KV cache may take beside a step of so many bytes; weights loaded."""
+    if device.type == "cpu":
+        return CPU_CACHE_BYTES
+    torch.cuda.empty_cache()  # what loading has left over
+    free, _ = torch.cuda.mem_get_info(device)
+    return share_of(free, step)
+
+
+def share_of(free: int, step: int) -> int:
+    """The cache's share of ``free`` bytes of a GPU beside a step of so many bytes."""
+    if free <= step:
+        raise RequestError(
+            f"the weights leave {free / 1e6:.0f} MB of the GPU's memory, and a step needs "
+            f"{step / 1e6:.0f} MB: no room for the KV cache; lower max_step_tokens or "
+            "max_num_seqs, or take a smaller model"
+        )
+    return int((free - step) * GPU_CACHE_SHARE)

@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from litellama import LLM, SamplingParams
-from litellama.engine.memory import step_bytes
+from litellama.engine.memory import GPU_CACHE_SHARE, share_of, step_bytes
 from litellama.errors import RequestError
-from litellama.llm import GPU_CACHE_SHARE, cache_tokens
 
 
 def test_weights_and_cache_are_counted_exactly(tiny_llama):
@@ -26,10 +25,9 @@ def test_a_step_by_hand(tiny_llama):
 
 
 def test_the_pool_leaves_room_for_a_step():
-    tokens = cache_tokens(free=1_000_000, step=200_000, per_token=64)
-    assert tokens == int(800_000 * GPU_CACHE_SHARE) // 64
-    with pytest.raises(RequestError, match=r"leave 1 MB .* needs 2 MB .* lower max_step_tokens"):
-        cache_tokens(free=1_000_000, step=2_000_000, per_token=64)
+    assert share_of(free=1_000_000, step=200_000) == int(800_000 * GPU_CACHE_SHARE)
+    with pytest.raises(RequestError, match=r"leave 1 MB .* needs 2 MB: .* lower max_step_tokens"):
+        share_of(free=1_000_000, step=2_000_000)
 
 
 @pytest.mark.gpu
