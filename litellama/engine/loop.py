@@ -53,6 +53,11 @@ class Engine:
 
     Whoever waits for a request calls ``step`` until it is finished.  That is safe from several
     threads: they take turns, and a step serves all requests, whoever called it.
+
+    A request's tokens do not depend on what else is in the batch, on chunks, on cached blocks or on
+    preemption: in float32 they are the same, greedy or with a seed.  In bfloat16 each is right for
+    the text before it, but sums in another order round otherwise, so two texts may part where two
+    tokens are as good as equal.
     """
 
     def __init__(
