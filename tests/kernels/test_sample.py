@@ -98,7 +98,7 @@ ROWS = {
     "nothing_possible": ([-torch.inf] * 101, 0),
     "nan_is_never_drawn": ([torch.nan] * 60 + [1.0] + [torch.nan] * 40, 60),
     "nothing_but_nan": ([torch.nan] * 101, 0),
-    "infinite": ([1.0] * 30 + [torch.inf] + [1.0] * 30 + [torch.inf] * 40, 30),
+    "infinite": ([1.0] * 30 + [torch.inf] * 2500, 30),
     "huge": ([-3e38] * 50 + [3e38] + [-3e38] * 50, 50),
 }
 
