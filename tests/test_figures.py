@@ -106,6 +106,8 @@ def test_recorded_costs_are_read_and_the_largest_shape_shown(tmp_path, monkeypat
     (tmp_path / "kernels_some.json").write_text(json.dumps(rows))
     recorded = figures.recorded("mul", tmp_path)
     assert [row["gb_per_s"] for row in recorded] == [10.0, 90.0]
+    assert figures.recorded("mul", tmp_path, shape=(2, 2)) == [small]
+    assert figures.recorded("mul", tmp_path, shape=(3, 3)) == []
     shown = []
     monkeypatch.setattr(figures, "show", lambda figure, alt: shown.append(alt))
     figures.show_costs(recorded, "recorded")

@@ -182,16 +182,20 @@ def roofline(bandwidth: float, flops: float, work: dict[str, float], title: str)
     return figure
 
 
-def recorded(kernel: str, folder: Path = BENCHMARKS) -> list[Cost]:
+def recorded(
+    kernel: str, folder: Path = BENCHMARKS, shape: Sequence[int] | None = None
+) -> list[Cost]:
     """The costs of a kernel recorded in the benchmarks folder's ``kernels_*.json`` files.
 
-    A file is a list of costs, or what ``litellama bench`` writes: an object with them as "results".
+    shape: of the first input; without it, costs at every shape.  A file is a list of costs, or what
+    ``litellama bench`` writes: an object with them as "results".
     """
     rows: list[Cost] = []
     for path in sorted(folder.glob("kernels_*.json")):
         record = json.loads(path.read_text(encoding="utf-8"))
         rows += record["results"] if isinstance(record, dict) else record
-    return [row for row in rows if row["kernel"] == kernel]
+    rows = [row for row in rows if row["kernel"] == kernel]
+    return [row for row in rows if shape is None or first_shape(row) == list(shape)]
 
 
 def measure(kernel: str, peers: dict[str, Callable[[], Any]], moved: int, like: Any) -> list[Cost]:
