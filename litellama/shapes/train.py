@@ -62,13 +62,13 @@ class Recipe:
     patches' own task, which falls to zero at half of the steps.
     """
 
-    steps: int = 6000
+    steps: int = 3000
     batch: int = 256
     turns: int = 3
     texts: int = 24
     learning_rate: float = 6e-4
     language_learning_rate: float = 3e-4
-    warmup: int = 300
+    warmup: int = 200
     weight_decay: float = 0.05
     rank: int = 8
     aux: float = 0.5
@@ -192,7 +192,7 @@ def batches(
         ]
         if texts:
             rows += [dialogues.row([rng.choice(texts)], False) for _ in range(recipe.texts)]
-        length = -(-max(len(ids) for ids, _ in rows) // 16) * 16
+        length = -(-max(len(ids) for ids, _ in rows) // 32) * 32  # few lengths: few compilations
         padded = [(i + [0] * (length - len(i)), l + [IGNORED] * (length - len(l))) for i, l in rows]
         ids, labels = (torch.tensor(x) for x in zip(*padded, strict=True))
         yield Batch(ids, labels, drawn, patch_targets(drawn))
@@ -227,15 +227,19 @@ def train(
     recipe: Recipe,
     device: torch.device,
     texts: Sequence[tuple[str, str]] = (),
+    compiled: bool = False,
     report: Any = print,
 ) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]]:
     """Train; returns the tensors (see ``tensors_of``) and the losses of every 20th step.
 
     language: transformers' decoder, on the device; changed in place when ``recipe.rank`` is set.
+    compiled: run it through torch.compile.
     """
     torch.manual_seed(recipe.seed)
     language.requires_grad_(False)
     changes = add_low_rank(language, recipe.rank) if recipe.rank else []
+    if compiled:
+        language.model.compile()
     eyes = Eyes(VISION, language.config.hidden_size).to(device)
     groups: list[dict[str, Any]] = [
         {"params": list(eyes.parameters()), "lr": recipe.learning_rate},
@@ -312,7 +316,9 @@ def own_texts(folder: Path, device: torch.device, tokens: int = 80) -> list[tupl
     """What the unchanged model says to ``PROMPTS`` about ``TOPICS``: (question, answer)."""
     from litellama import LLM, SamplingParams
 
-    llm = LLM(folder, device=device.type, max_num_seqs=64, max_seq_len=512)
+    llm = LLM(
+        folder, device=device.type, max_num_seqs=64, max_seq_len=512, kv_cache_tokens=64 * 512
+    )
     asked = [prompt.format(topic) for prompt in PROMPTS for topic in TOPICS]
     ids = [llm.chat_prompt([{"role": "user", "content": text}]) for text in asked]
     params = SamplingParams(temperature=0.7, top_p=0.95, max_tokens=tokens, seed=0)
@@ -332,6 +338,7 @@ def main(
     rank: int = Recipe.rank,
     learning_rate: float = Recipe.learning_rate,
     seed: int = 0,
+    compiled: Annotated[bool, typer.Option(help="Run SmolLM2 through torch.compile.")] = False,
 ) -> None:
     """Train shapes-llava, and write weights.safetensors and training.json."""
     from safetensors.torch import save_file
@@ -345,7 +352,9 @@ def main(
     dtype = torch.bfloat16 if where.type == "cuda" else torch.float32
     language: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     language = language.to(where).eval()
-    tensors, log = train(language, AutoTokenizer.from_pretrained(folder), recipe, where, texts)
+    tensors, log = train(
+        language, AutoTokenizer.from_pretrained(folder), recipe, where, texts, compiled
+    )
     out.mkdir(parents=True, exist_ok=True)
     save_file(tensors, out / "weights.safetensors")
     record = {
