@@ -1,0 +1,29 @@
+"""The package's kernels give way to the reader's inside the block, and only there."""
+
+import pytest
+import torch
+
+from litellama import kernels
+from litellama.course.swap import using
+
+
+def test_the_readers_function_is_called_and_counted():
+    package = kernels.mul
+    x = torch.ones(3)
+    with using(mul=lambda a, b: a - b) as calls:
+        assert kernels.mul(x, x).tolist() == [0, 0, 0]
+        assert kernels.mul(x, b=x).tolist() == [0, 0, 0]
+    assert calls["mul"] == 2
+    assert kernels.mul is package
+
+
+def test_the_package_comes_back_after_an_error():
+    package = kernels.softmax
+    with pytest.raises(ZeroDivisionError), using(softmax=lambda x: 1 / 0):
+        kernels.softmax(torch.ones(3))
+    assert kernels.softmax is package
+
+
+def test_a_name_that_is_no_kernel_is_refused():
+    with pytest.raises(ValueError, match="has no soft_max"), using(soft_max=print):
+        pass
