@@ -1,4 +1,4 @@
-"""GGUF files of the Llama family: read, dequantise, and name things as Hugging Face does.
+"""GGUF files of Llama, Qwen2 and Qwen3: read, dequantise, and name things as Hugging Face does.
 
 A GGUF file is a magic number, counts, metadata (typed key and value pairs, the vocabulary among
 them), a table of tensors, then their bytes at aligned offsets. The package ``gguf`` reads it. The
@@ -8,6 +8,7 @@ format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 import math
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,33 @@ NAMES = {
     "blk.{}.ffn_down.weight": "model.layers.{}.mlp.down_proj.weight",
 }
 ROPE_FACTORS = "rope_freqs.weight"
+# What a family has besides those.
+BIASES = {
+    f"blk.{{}}.attn_{part}.bias": f"model.layers.{{}}.self_attn.{part}_proj.bias" for part in "qkv"
+}
+NORMS = {
+    f"blk.{{}}.attn_{part}_norm.weight": f"model.layers.{{}}.self_attn.{part}_norm.weight"
+    for part in "qk"
+}
+
+
+@dataclass(frozen=True)
+class Family:
+    """An architecture of GGUF: its class in config.json, and the names that are its own.
+
+    interleaved: whether llama.cpp's converter changed the order of the rows of q and k.
+    """
+
+    architecture: str
+    names: dict[str, str]
+    interleaved: bool = False
+
+
+FAMILIES = {
+    "llama": Family("LlamaForCausalLM", {}, interleaved=True),
+    "qwen2": Family("Qwen2ForCausalLM", BIASES),
+    "qwen3": Family("Qwen3ForCausalLM", NORMS),
+}
 
 
 class BoundedReader(GGUFReader):
@@ -115,43 +143,53 @@ class GGUFFile:
             raise CheckpointError(f"{self.path} has {key} = {value!r}, which cannot be right")
         return value
 
+    def setting(self, key: str, expected: type | tuple[type, ...], default: Any = None) -> Any:
+        """The same for a key that begins with the file's architecture."""
+        return self.get(f"{self.get('general.architecture', str)}.{key}", expected, default)
+
+    def family(self) -> Family:
+        """The file's family; CheckpointError if it is not supported."""
+        name = self.get("general.architecture", str)
+        if name not in FAMILIES:
+            raise CheckpointError(
+                f"{self.path} is of the architecture {name!r}; from GGUF {', '.join(FAMILIES)} "
+                "are read"
+            )
+        return FAMILIES[name]
+
 
 def hf_config(file: GGUFFile) -> dict[str, Any]:
     """The ``config.json`` that says what the GGUF metadata says.
 
     Raises CheckpointError for an architecture or RoPE scaling that is not supported.
     """
-    architecture = file.get("general.architecture", str)
-    if architecture != "llama":
-        raise CheckpointError(
-            f"{file.path} is of the architecture {architecture!r}; only 'llama' is read from GGUF"
-        )
-    if file.metadata.get("llama.expert_count"):
+    family = file.family()
+    if file.setting("expert_count", int, 0):
         raise CheckpointError(f"{file.path} is a mixture of experts, which is not supported")
-    heads = file.get("llama.attention.head_count", int)
-    hidden = file.get("llama.embedding_length", int)
-    head_dim = file.get("llama.attention.key_length", int, hidden // max(heads, 1))
-    rotated = file.get("llama.rope.dimension_count", int, head_dim)
+    heads = file.setting("attention.head_count", int)
+    hidden = file.setting("embedding_length", int)
+    head_dim = file.setting("attention.key_length", int, hidden // max(heads, 1))
+    rotated = file.setting("rope.dimension_count", int, head_dim)
     if rotated != head_dim:
         raise CheckpointError(
             f"{file.path} rotates {rotated} of the {head_dim} dimensions of a head; only all of "
             "them is supported"
         )
-    theta = _shortest(file.get("llama.rope.freq_base", float, 10000.0))
+    theta = _shortest(file.setting("rope.freq_base", float, 10000.0))
     vocabulary = file.get("tokenizer.ggml.tokens", list)
     return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "vocab_size": file.get("llama.vocab_size", int, len(vocabulary)),
+        "architectures": [family.architecture],
+        "model_type": file.get("general.architecture", str),
+        "vocab_size": file.setting("vocab_size", int, len(vocabulary)),
         "hidden_size": hidden,
-        "intermediate_size": file.get("llama.feed_forward_length", int),
-        "num_hidden_layers": file.get("llama.block_count", int),
+        "intermediate_size": file.setting("feed_forward_length", int),
+        "num_hidden_layers": file.setting("block_count", int),
         "num_attention_heads": heads,
-        "num_key_value_heads": file.get("llama.attention.head_count_kv", int, heads),
+        "num_key_value_heads": file.setting("attention.head_count_kv", int, heads),
         "head_dim": head_dim,
         "hidden_act": "silu",
-        "max_position_embeddings": file.get("llama.context_length", int),
-        "rms_norm_eps": _shortest(file.get("llama.attention.layer_norm_rms_epsilon", float)),
+        "max_position_embeddings": file.setting("context_length", int),
+        "rms_norm_eps": _shortest(file.setting("attention.layer_norm_rms_epsilon", float)),
         "rope_theta": theta,
         "rope_scaling": _rope_scaling(file, theta, head_dim),
         "attention_bias": False,
@@ -168,7 +206,7 @@ def _shortest(value: float) -> float:
 
 def _rope_scaling(file: GGUFFile, theta: float, head_dim: int) -> dict[str, Any] | None:
     """The ``rope_scaling`` of config.json: none, linear, or Llama 3's (stored as its factors)."""
-    kind = file.get("llama.rope.scaling.type", str, "none")
+    kind = file.setting("rope.scaling.type", str, "none")
     if ROPE_FACTORS in file.tensors:
         return _llama3_scaling(file, theta, head_dim)
     if kind == "none":
@@ -177,7 +215,7 @@ def _rope_scaling(file: GGUFFile, theta: float, head_dim: int) -> dict[str, Any]
         raise CheckpointError(
             f"{file.path} scales RoPE by {kind!r}; 'linear' and Llama 3's are supported"
         )
-    return {"rope_type": "linear", "factor": file.get("llama.rope.scaling.factor", float)}
+    return {"rope_type": "linear", "factor": file.setting("rope.scaling.factor", float)}
 
 
 def _llama3_scaling(file: GGUFFile, theta: float, head_dim: int) -> dict[str, Any]:
@@ -227,12 +265,18 @@ def generation_config(file: GGUFFile) -> dict[str, Any]:
 def hf_tensors(file: GGUFFile, config: dict[str, Any], dtype: torch.dtype) -> list[NewTensor]:
     """The tensors of the Hugging Face checkpoint, each dequantised when it is written.
 
-    Raises CheckpointError for a tensor that the Llama architecture does not have.
+    Raises CheckpointError for a tensor that the architecture does not have.
     """
-    names = {name: _hf_name(name) for name in file.tensors if name != ROPE_FACTORS}
+    family = file.family()
+    known = NAMES | family.names
+    names = {name: _hf_name(name, known) for name in file.tensors if name != ROPE_FACTORS}
     if unknown := sorted(name for name, ours in names.items() if ours is None):
-        raise CheckpointError(f"{file.path} holds {few(unknown)}, which is not part of Llama")
+        raise CheckpointError(
+            f"{file.path} holds {few(unknown)}, which is not part of {family.architecture}"
+        )
     heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
+    if not family.interleaved:
+        heads = {}
     made = []
     for name, ours in names.items():
         assert ours is not None
@@ -252,11 +296,11 @@ def torch_shape(tensor: ReaderTensor) -> tuple[int, ...]:
     return tuple(reversed(tensor.shape.tolist()))
 
 
-def _hf_name(name: str) -> str | None:
+def _hf_name(name: str, known: dict[str, str]) -> str | None:
     layer = re.fullmatch(r"blk\.(\d+)\.(.+)", name)
     if layer is None:
-        return NAMES.get(name)
-    ours = NAMES.get(f"blk.{{}}.{layer[2]}")
+        return known.get(name)
+    ours = known.get(f"blk.{{}}.{layer[2]}")
     return ours and ours.format(int(layer[1]))
 
 

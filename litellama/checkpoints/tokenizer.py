@@ -14,7 +14,14 @@ LLAMA3_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-SPLITS: dict[str, str | None] = {"gpt-2": None, "smollm": r"\p{N}", "llama-bpe": LLAMA3_SPLIT}
+QWEN2_SPLIT = LLAMA3_SPLIT.replace(r"\p{N}{1,3}", r"\p{N}")
+SPLITS: dict[str, str | None] = {
+    "gpt-2": None,
+    "smollm": r"\p{N}",
+    "llama-bpe": LLAMA3_SPLIT,
+    "qwen2": QWEN2_SPLIT,
+}
+WHOLE_SPLITS = ("llama-bpe", "qwen2")  # these replace GPT-2's pattern; the others come before it
 
 
 def write_tokenizer(file: GGUFFile, folder: Path) -> None:
@@ -41,7 +48,7 @@ def write_tokenizer(file: GGUFFile, folder: Path) -> None:
     tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": file.get("llama.context_length", int),
+        "model_max_length": file.setting("context_length", int),
         "clean_up_tokenization_spaces": False,
         **special,
     }
@@ -52,7 +59,7 @@ def write_tokenizer(file: GGUFFile, folder: Path) -> None:
 
 
 def _byte_level(file: GGUFFile) -> Any:
-    from tokenizers import AddedToken, Tokenizer, decoders, models
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 
     tokens = file.get("tokenizer.ggml.tokens", list)
     kinds = file.get("tokenizer.ggml.token_type", list)
@@ -70,6 +77,8 @@ def _byte_level(file: GGUFFile) -> Any:
     except Exception as error:  # the library raises no narrower class
         raise CheckpointError(f"{file.path} has merges that cannot be used: {error}") from error
     tokenizer = Tokenizer(model)
+    if cut == "qwen2":
+        tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = _pre_tokenizer(file, cut)
     tokenizer.decoder = decoders.ByteLevel()
     whole: dict[int, list[AddedToken]] = {CONTROL: [], USER_DEFINED: []}
@@ -99,8 +108,7 @@ def _pre_tokenizer(file: GGUFFile, cut: str) -> Any:
             f"{', '.join(SPLITS)}. Convert the Hugging Face version of this model instead"
         )
     pattern = SPLITS[cut]
-    # Llama 3's pattern replaces GPT-2's; the others come before it or are it.
-    byte_level = ByteLevel(add_prefix_space=False, use_regex=cut != "llama-bpe")
+    byte_level = ByteLevel(add_prefix_space=False, use_regex=cut not in WHOLE_SPLITS)
     if pattern is None:
         return byte_level
     return Sequence([Split(Regex(pattern), behavior="isolated"), byte_level])

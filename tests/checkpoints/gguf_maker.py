@@ -8,7 +8,7 @@ import gguf
 import numpy as np
 from safetensors.numpy import load_file
 
-NAMES = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 8)
+FAMILIES = {name: gguf.MODEL_ARCH[name.upper()] for name in ("llama", "qwen2", "qwen3")}
 CONTROL = gguf.TokenType.CONTROL
 
 
@@ -27,7 +27,7 @@ def write_gguf(
     arch: str = "llama",
     pre: str = "gpt-2",
 ) -> Path:
-    """``folder`` (a Hugging Face Llama) as the GGUF file ``path``.
+    """``folder`` (a Hugging Face checkpoint of the architecture) as the GGUF file ``path``.
 
     ``metadata`` adds integers, floats and strings; ``tensors`` adds to the tensors; ``quantised``
     is the type in which matrices are stored.
@@ -40,9 +40,11 @@ def write_gguf(
         add = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
         add[type(value)](key, value)
     heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
+    names = gguf.get_tensor_name_map(FAMILIES.get(arch, gguf.MODEL_ARCH.LLAMA), 8)
     for name, weight in load_file(folder / "model.safetensors").items():
-        theirs = NAMES.get_name(name, try_suffixes=(".weight",))
+        theirs = names.get_name(name, try_suffixes=(".weight", ".bias"))
         count = next((heads[part] for part in heads if part in theirs), None)
+        count = count if arch == "llama" else None  # only Llama's rows are interleaved
         _add(writer, theirs, interleave(weight, count) if count else weight, quantised)
     for name, weight in (tensors or {}).items():
         _add(writer, name, weight, None)
@@ -62,8 +64,9 @@ def _write_sizes(writer: gguf.GGUFWriter, config: dict[str, Any]) -> None:
     writer.add_head_count_kv(config["num_key_value_heads"])
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_rope_freq_base(config["rope_parameters"]["rope_theta"])
-    writer.add_rope_dimension_count(config["head_dim"])
-    writer.add_key_length(config["head_dim"])
+    if "head_dim" in config:  # Qwen2 has none
+        writer.add_rope_dimension_count(config["head_dim"])
+        writer.add_key_length(config["head_dim"])
     writer.add_vocab_size(config["vocab_size"])
 
 
@@ -89,8 +92,6 @@ def _add(
     weight: np.ndarray,
     quantised: gguf.GGMLQuantizationType | None,
 ) -> None:
-    if not name.endswith(".weight"):
-        name += ".weight"
     if quantised is None or weight.ndim < 2:
         writer.add_tensor(name, np.ascontiguousarray(weight))
     else:

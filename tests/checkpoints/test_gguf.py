@@ -12,6 +12,7 @@ from gguf import GGUFReader
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from litellama import LLM
 from litellama.checkpoints import convert
 from litellama.checkpoints.gguf import (
     GGUFFile,
@@ -21,7 +22,8 @@ from litellama.checkpoints.gguf import (
     split_halves,
 )
 from litellama.errors import CheckpointError
-from tests.checkpoint_maker import make_llama
+from litellama.models import read_config
+from tests.checkpoint_maker import make_decoder, make_llama
 from tests.checkpoints.gguf_maker import interleave, write_gguf
 
 
@@ -102,6 +104,26 @@ def test_a_converted_folder_gives_the_logits_of_the_original(tiny_llama, tiny_gg
             AutoModelForCausalLM.from_pretrained(f)(ids).logits for f in (folder, tiny_llama)
         )
     assert torch.equal(ours, original)
+
+
+@pytest.mark.parametrize("family", ["qwen2", "qwen3"])
+def test_a_qwen_becomes_exactly_the_model_it_was_made_from(tmp_path, family):
+    """Qwen's rows are not interleaved; Qwen2 has biases, Qwen3 norms and a head_dim of its own."""
+    sizes = {"num_attention_heads": 5, "num_key_value_heads": 1, "rms_norm_eps": 1e-5}
+    folder = make_decoder(
+        tmp_path, family, **sizes, rope_parameters={"rope_theta": 1e6, "rope_type": "default"}
+    )
+    path = write_gguf(folder, tmp_path / "model.gguf", arch=family, pre="qwen2")
+    made = convert(path, tmp_path / "converted")
+    original, ours = (load_file(f / "model.safetensors") for f in (folder, made))
+    assert ours.keys() == original.keys()
+    assert all(torch.equal(ours[name], original[name]) for name in original)
+    config = read_config(made)
+    assert config == read_config(folder)
+    assert config.rope_theta == 1e6
+    ids = list(range(1, 40))
+    logits = [LLM(f, device="cpu").logits(ids) for f in (made, folder)]
+    assert torch.equal(*logits)
 
 
 @pytest.mark.parametrize("scaling", ["llama3", "linear"])

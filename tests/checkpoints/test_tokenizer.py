@@ -2,7 +2,7 @@
 
 import gguf
 import pytest
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, Qwen2Tokenizer
 
 from litellama.checkpoints import convert
 from litellama.checkpoints.gguf import GGUFFile
@@ -63,11 +63,25 @@ def pieces(gguf_path, folder, text: str) -> list[str]:
         ("gpt-2", ["it", "'s", "Ġ1234", "Ġok"]),
         ("smollm", ["it", "'s", "Ġ", "1", "2", "3", "4", "Ġok"]),
         ("llama-bpe", ["it", "'s", "Ġ", "123", "4", "Ġok"]),
+        ("qwen2", ["it", "'s", "Ġ", "1", "2", "3", "4", "Ġok"]),
     ],
 )
 def test_text_is_cut_by_the_rules_that_the_file_names(tiny_llama, tmp_path, pre, expected):
     path = write_gguf(tiny_llama, tmp_path / "model.gguf", pre=pre)
     assert pieces(path, tmp_path, "it's 1234 ok") == expected
+
+
+def test_qwens_rules_are_those_of_transformers(tiny_llama, tmp_path):
+    """Composed characters too: Qwen takes an e and its accent for one character."""
+    path = write_gguf(tiny_llama, tmp_path / "model.gguf", pre="qwen2")
+    write_tokenizer(GGUFFile(path), tmp_path)
+    ours = AutoTokenizer.from_pretrained(tmp_path).backend_tokenizer
+    theirs = Qwen2Tokenizer().backend_tokenizer
+    for text in (*TEXTS.values(), "cafe\u0301 I'M 12 345.\r\n\n  x!!\n"):
+        normal = ours.normalizer.normalize_str(text)
+        assert normal == theirs.normalizer.normalize_str(text)
+        cut = theirs.pre_tokenizer.pre_tokenize_str(normal)
+        assert ours.pre_tokenizer.pre_tokenize_str(normal) == cut
 
 
 def test_rules_that_are_not_known_are_refused(tiny_llama, tmp_path):
