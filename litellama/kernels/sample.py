@@ -146,12 +146,6 @@ def load_logits(ptrs, mask):
 
 
 @triton.jit
-def weights_of(x, maximum, temperature):
-    """exp((x - maximum) / temperature), also for an infinite maximum."""
-    return tl.where(x == maximum, 1.0, tl.exp((x - maximum) / temperature))
-
-
-@triton.jit
 def log_of(min_p):
     """log(min_p); for 0 not -inf but -85: no noise lifts a token by more than 41 temperatures."""
     return tl.log(tl.maximum(min_p, 1e-37))
@@ -225,7 +219,7 @@ def measure_levels_kernel(
             x = load_logits(logits_ptr + row * row_stride + tokens, tokens < V)
             above = (x[None, :] >= levels) & (tokens < V)[None, :]
             count += above.to(tl.int32)
-            mass += tl.where(above, weights_of(x, maximum, temperature)[None, :], 0.0)
+            mass += tl.where(above, tl.exp((x - maximum) / temperature)[None, :], 0.0)
         target = (row * num_slices + part) * LEVELS + tl.arange(0, LEVELS)
         tl.store(count_ptr + target, tl.sum(count, axis=1))
         tl.store(mass_ptr + target, tl.sum(mass, axis=1))
@@ -312,7 +306,7 @@ def measure_pivots(
         x = load_logits(x_ptr + tokens, inside)
         weights = inside.to(tl.float32)
         if BY_MASS:
-            weights = tl.where(inside, weights_of(x, maximum, temperature), 0.0)
+            weights = tl.where(inside, tl.exp((x - maximum) / temperature), 0.0)
         sums += tl.sum(tl.where(x[None, :] >= pivots[:, None], weights[None, :], 0.0), axis=1)
     return sums
 
