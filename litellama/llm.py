@@ -220,8 +220,9 @@ class LLM:
         if vision is not None:
             marker = self.tokenizer.convert_ids_to_tokens(vision.image_token_id)
         text = render_chat(self.tokenizer, messages, template_arguments, marker, num_images)
-        # The template writes its own special tokens.
-        ids = self.tokenizer.encode(text, add_special_tokens=False)
+        # The template writes its own special tokens; LLaVA's leaves the first one to the tokenizer.
+        begun = vision is None or text.startswith(self.tokenizer.bos_token or "")
+        ids = self.tokenizer.encode(text, add_special_tokens=not begun)
         return self._images.expand(ids) if self._images is not None else ids
 
     def logits(self, token_ids: Sequence[int], images: Sequence[Any] | None = None) -> torch.Tensor:

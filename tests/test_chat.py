@@ -4,12 +4,15 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
+from tokenizers.processors import TemplateProcessing
 
-from litellama import LLM
+from litellama import LLM, SamplingParams
 from litellama.chat import render_chat, wants_parts
 from litellama.errors import RequestError
 from tests.checkpoint_maker import make_llava
 
+IMAGE = Image.new("RGB", (30, 30), "red")
 # As Qwen3's: an empty thought is put in the model's mouth when it must not think.
 THINKING = (
     "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}<|assistant|>"
@@ -113,3 +116,19 @@ def test_the_template_of_an_older_checkpoint_is_found(tmp_path):
     llm = LLM(folder, device="cpu")
     ids = llm.chat_prompt(ask("hello"), num_images=1)
     assert llm.tokenizer.decode(ids) == "USER: " + "<image>" * 16 + "\nhello ASSISTANT:"
+
+
+@pytest.mark.parametrize("template", [PARTS, "{{ bos_token }}" + PARTS], ids=["silent", "writes"])
+def test_a_llava_prompt_begins_with_one_bos_token_whoever_writes_it(tmp_path, template):
+    """As transformers' processor does: LLaVA 1.5's template leaves the token to the tokenizer."""
+    folder = make_llava(tmp_path)
+    llm = LLM(folder, device="cpu")
+    llm.tokenizer.bos_token = "<|system|>"
+    llm.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|system|> $A",
+        special_tokens=[("<|system|>", llm.tokenizer.convert_tokens_to_ids("<|system|>"))],
+    )
+    llm.tokenizer.chat_template = template
+    ids = llm.chat_prompt(ask("hello"), num_images=1)
+    assert llm.tokenizer.decode(ids).startswith("<|system|>USER: <image>")
+    assert ids == llm.generate(ids, SamplingParams(max_tokens=1), [IMAGE])[0].prompt_token_ids

@@ -70,8 +70,24 @@ def test_tokens_do_not_depend_on_batch_chunks_block_size_or_preemption(folder, l
         prefix_caching=rng.random() < 0.7,
     )
     assert tight.generate(prompts, params, images) == alone
-    if tight.engine.scheduler.max_num_seqs == 9:
-        assert tight.engine.scheduler.num_preemptions > 0
+
+
+def test_a_preempted_request_sees_its_picture_again(folder, llm):
+    long = SamplingParams(temperature=0.0, max_tokens=40, ignore_eos=True)
+    prompts = [[i, llm.config.vision.image_token_id, i + 1] for i in range(4)]
+    images = [[picture(80 + i)] for i in range(4)]
+    alone = [llm.generate(p, long, i)[0] for p, i in zip(prompts, images, strict=True)]
+    tight = LLM(
+        folder,
+        device=llm.device.type,
+        dtype="float32",
+        max_num_seqs=4,
+        block_size=4,
+        kv_cache_tokens=100,
+        prefix_caching=False,
+    )
+    assert tight.generate(prompts, long, images) == alone
+    assert tight.engine.scheduler.num_preemptions > 0
 
 
 def test_a_picture_is_encoded_once(llm, encoded):
@@ -109,6 +125,21 @@ def test_a_shared_picture_is_a_prefix_hit_and_another_is_not(llm, encoded):
     assert other.num_cached_tokens == 4, "the words before the picture"
     more = llm.generate([*ids, mark, 18], GREEDY, [picture(60), picture(62)])[0]
     assert more.num_cached_tokens == 20, "the first picture, when a second one follows"
+
+
+@pytest.mark.parametrize("after", [[], [9]], ids=["nothing", "a_word"])
+def test_the_last_token_of_a_picture_is_never_taken_for_a_word(llm, after):
+    """A prompt that ends with a picture computes one picture token in a step of its own when the
+    rest is cached: it must get its features there too."""
+    mark = llm.config.vision.image_token_id
+    ids = [21, 22, 23, 24, mark, *after]
+    cold = llm.generate(ids, GREEDY, [picture(70)])[0]
+    for _ in range(2):
+        warm = llm.generate(ids, GREEDY, [picture(70)])[0]
+        assert warm.num_cached_tokens == len(cold.prompt_token_ids) - 1
+        assert warm.token_ids == cold.token_ids
+    expected = llm.logits(ids, [picture(70)])[-1].argmax().item()
+    assert warm.token_ids[0] == expected
 
 
 def test_a_prompt_may_have_its_image_tokens_expanded_already(llm):
