@@ -105,11 +105,16 @@ class LLM:
         self.max_seq_len = min(self.max_seq_len, num_blocks * block_size)
         manager = BlockManager(num_blocks, block_size, prefix_caching)
         if isinstance(self.model, Decoder):
-            self._runner = Runner(self.model, manager)
+            decoder, encode = self.model, None
         else:
-            self._runner = Runner(
-                self.model.language_model, manager, encode=self.model.image_features
-            )
+            decoder, encode = self.model.language_model, self.model.image_features
+        self._runner = Runner(
+            decoder,
+            manager,
+            max_num_seqs=max_num_seqs,
+            max_seq_len=self.max_seq_len,
+            encode=encode,
+        )
         self.engine = Engine(
             self._runner,
             Scheduler(manager, max_num_seqs, step_tokens, trace_steps),

@@ -151,9 +151,14 @@ class SamplingBatch:
     def advance(self, tokens: torch.Tensor) -> None:
         """Go to the next step: ``tokens`` int64 [n] have been sampled for the first n rows."""
         self.steps[: len(tokens)] += 1
-        if self.penalties and self.counts is not None:
-            generated = self.counts.new_full((len(tokens), 1), 2)
-            self.counts[: len(tokens)].scatter_add_(1, tokens[:, None], generated)
+        if self.penalties:
+            self.count(torch.arange(len(tokens), device=tokens.device), tokens)
+
+    def count(self, rows: torch.Tensor, tokens: torch.Tensor) -> None:
+        """Let penalties know that ``rows`` int64 [n] have generated ``tokens`` int64 [n]."""
+        if self.counts is not None:
+            places = rows * self.vocab_size + tokens
+            self.counts.view(-1).index_add_(0, places, self.counts.new_full(tokens.shape, 2))
 
     def _copy(self, target: torch.Tensor, values: list[list[Any]]) -> None:
         source = torch.tensor(values, dtype=target.dtype)

@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 
 from litellama.engine.block_manager import BlockManager
+from litellama.engine.graphs import DecodeGraphs, resolve_ids
 from litellama.engine.pictures import Encoder, Picture, picture_features
+from litellama.engine.request import Request
 from litellama.engine.scheduler import Scheduled, Step
 from litellama.kernels import AttentionBatch
 from litellama.models.decoder import Decoder
@@ -30,40 +32,103 @@ def make_cache(model: Decoder, num_blocks: int, block_size: int) -> torch.Tensor
 class Runner:
     """A model and the cache pool that ``manager`` keeps the books of.
 
-    encode: pixels to features, of a model that reads pictures.
+    On a GPU, decode steps are CUDA graphs, and tokens reach the host one step late: the next step
+    finds them on the GPU.  max_seq_len: the longest prompt and answer.  encode: pixels to features,
+    of a model that reads pictures.
     """
 
-    depth = 0  # a step is over when ``submit`` returns
-
     def __init__(
-        self, model: Decoder, manager: BlockManager, encode: Encoder | None = None
+        self,
+        model: Decoder,
+        manager: BlockManager,
+        *,
+        max_num_seqs: int,
+        max_seq_len: int,
+        encode: Encoder | None = None,
     ) -> None:
         self.model, self.manager, self.encode = model, manager, encode
         self.device = model.embed_tokens.device
         self.cache = make_cache(model, manager.num_blocks, manager.block_size)
-
-    def submit(self, step: Step) -> Callable[[], list[int]]:
-        """Compute a step; the result gives the next token of each of ``step.sampling``."""
-        tokens = self.run(step)
-        return lambda: tokens
+        self.depth = 1 if self.device.type == "cuda" else 0
+        # What the last step sampled, in its order, and the place of each request in that order.
+        self._tokens = torch.zeros(max_num_seqs, dtype=torch.int64, device=self.device)
+        self._places: dict[Request, int] = {}
+        self._graphs: DecodeGraphs | None = None
+        if self.depth:
+            self._graphs = DecodeGraphs(
+                model, self.cache, self._tokens, max_seq_len=max_seq_len, in_flight=self.depth + 1
+            )
 
     @torch.inference_mode()
-    def run(self, step: Step) -> list[int]:
-        """Compute a step; the next token of each of its requests that samples, in order."""
+    def submit(self, step: Step) -> Callable[[], list[int]]:
+        """Start a step; the result waits for the next token of each of ``step.sampling``."""
         if step.copies:
             sources, targets = torch.tensor(step.copies, device=self.device).unbind(1)
             self.cache[:, :, targets] = self.cache[:, :, sources]
+        if self._graphs and all(s.num_tokens == 1 and s.samples for s in step.scheduled):
+            ids = [self._ids(s)[0] for s in step.scheduled]
+            tokens = self._graphs.run(step.scheduled, ids, self._fill)
+        else:
+            tokens = self.run(step)
+            if self._graphs:
+                self._graphs.forget()
+        self._places = {s.request: i for i, s in enumerate(step.sampling)}
+        return self._bring(tokens)
+
+    def run(self, step: Step) -> torch.Tensor:
+        """Compute a step of any kind; int64 [n], the next token of each of ``step.sampling``."""
         token_ids, positions, batch = self.pack(step.scheduled)
         features = self.features((s.start, s.stop, s.request.pictures) for s in step.scheduled)
         hidden = self.model(token_ids, positions, self.cache, batch, features)
         if not step.sampling:
-            return []
+            return self._tokens[:0]
         # The last packed row of each request that samples: the only rows lm_head runs on.
         ends = batch.query_starts[1:].long() - 1
         rows = [i for i, s in enumerate(step.scheduled) if s.samples]
         if len(rows) < len(step.scheduled):
-            ends = ends[torch.tensor(rows, device=self.device)]
-        return self.sample(step.sampling, self.model.logits(hidden[ends]))
+            ends = ends[self._tensor(rows, torch.int64)]
+        logits = self.model.logits(hidden[ends])
+        sampling = SamplingBatch(len(rows), logits.shape[-1], self.device)
+        self._fill(sampling, step.sampling)
+        self._tokens[: len(rows)] = sample(logits, sampling)
+        return self._tokens[: len(rows)]
+
+    def _bring(self, tokens: torch.Tensor) -> Callable[[], list[int]]:
+        """Copy tokens to the host while it goes on; the result waits for them."""
+        if not tokens.is_cuda:
+            known = tokens.tolist()
+            return lambda: known
+        host = torch.empty(tokens.shape, dtype=tokens.dtype, pin_memory=True)
+        host.copy_(tokens, non_blocking=True)
+        arrived = torch.cuda.Event()
+        arrived.record()
+
+        def wait() -> list[int]:
+            arrived.synchronize()
+            return host.tolist()
+
+        return wait
+
+    def _ids(self, s: Scheduled) -> list[int]:
+        """The tokens that a request computes; -1 - i for one that the last step sampled i-th."""
+        ids = s.request.token_ids[s.start : s.stop]
+        return ids if len(ids) == s.num_tokens else [*ids, -1 - self._places[s.request]]
+
+    def _fill(self, batch: SamplingBatch, scheduled: Sequence[Scheduled]) -> None:
+        """Write the settings of requests into ``batch``, and what penalties know of their texts."""
+        requests = [s.request for s in scheduled]
+        batch.fill(
+            [r.params for r in requests],
+            seeds=[r.seed for r in requests],
+            steps=[s.num_output for s in scheduled],
+            texts=[r.token_ids for r in requests],
+            prompt_lens=[len(r.prompt_token_ids) for r in requests],
+        )
+        # The last token may not have arrived: penalties find it on the GPU.
+        late = [i for i, s in enumerate(scheduled) if s.stop > len(s.request.token_ids)]
+        if batch.penalties and late:
+            places = self._tensor([self._places[requests[i]] for i in late], torch.int64)
+            batch.count(self._tensor(late, torch.int64), self._tokens[places])
 
     def features(
         self, spans: Iterable[tuple[int, int, Sequence[Picture]]]
@@ -78,7 +143,7 @@ class Runner:
         slots: list[int] = []
         query_starts, seq_lens = [0], []
         for s in scheduled:
-            token_ids += s.request.token_ids[s.start : s.stop]
+            token_ids += self._ids(s)
             positions += range(s.start, s.stop)
             slots += self.manager.slots(s.request.blocks, s.start, s.stop)
             query_starts.append(len(token_ids))
@@ -94,20 +159,10 @@ class Runner:
             max_query_len=max(s.num_tokens for s in scheduled),
             max_seq_len=max(seq_lens),
         )
-        return self._tensor(token_ids, torch.int64), self._tensor(positions, torch.int64), batch
-
-    def sample(self, sampling: list[Scheduled], logits: torch.Tensor) -> list[int]:
-        """One token for each request from its row of logits [n, vocab]."""
-        requests = [s.request for s in sampling]
-        batch = SamplingBatch(len(requests), logits.shape[-1], self.device)
-        batch.fill(
-            [r.params for r in requests],
-            seeds=[r.seed for r in requests],
-            steps=[s.num_output for s in sampling],
-            texts=[r.token_ids for r in requests],
-            prompt_lens=[len(r.prompt_token_ids) for r in requests],
-        )
-        return sample(logits, batch).tolist()
+        ids = self._tensor(token_ids, torch.int64)
+        if self.depth:
+            ids = resolve_ids(ids, self._tokens)
+        return ids, self._tensor(positions, torch.int64), batch
 
     @torch.inference_mode()
     def all_logits(self, token_ids: list[int], pictures: Sequence[Picture] = ()) -> torch.Tensor:

@@ -4,8 +4,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from litellama import kernels
+
 # The most rows that ``linear`` multiplies from the left on a CPU; for more, nothing is gained.
 FEW_ROWS = 16
+# The most rows on a GPU for which reading the weights once is all that counts.
+MATVEC_ROWS = 1
 
 
 class Linear(nn.Module):
@@ -35,4 +39,6 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = No
         else:
             out = (weight @ x.t()).t().contiguous()  # rows, as callers expect, and not columns
         return out if bias is None else out + bias
+    if x.is_cuda and len(x) <= MATVEC_ROWS:
+        return kernels.matvec(x, weight, bias)
     return F.linear(x, weight, bias)
