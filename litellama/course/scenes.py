@@ -212,7 +212,7 @@ def wavelengths(plain: "torch.Tensor", stretched: "torch.Tensor") -> "Figure":
 
 # hidden size, intermediate size, bytes of a number
 FEED_FORWARD = {
-    "SmolLM2-135M": (576, 1536, 2),
+    "SmolLM2": (576, 1536, 2),
     "Llama-3.2-1B": (2048, 8192, 2),
     "Llama-3.1-8B": (4096, 14336, 2),
 }
