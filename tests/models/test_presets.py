@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from PIL import Image
 
 from litellama import LLM, SamplingParams
 from litellama.errors import RequestError
@@ -66,6 +67,27 @@ def test_the_front_door_runs_a_preset_on_token_ids(small):
         llm.generate("hello")
     with pytest.raises(RequestError, match="no chat template"):
         llm.chat([{"role": "user", "content": "hello"}])
+
+
+def test_a_llava_preset_takes_pictures_without_a_checkpoint():
+    preset = presets.PRESETS["llava-1.5-7b"]
+    text = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "vocab_size": 100,
+            "num_attention_heads": 4}  # fmt: skip
+    vision = text | {"image_size": 56, "model_type": "clip_vision_model"}
+    presets.PRESETS["tiny-llava"] = preset | {
+        "text_config": preset["text_config"] | text,
+        "vision_config": preset["vision_config"] | vision,
+        "image_token_index": 99,
+    }
+    try:
+        llm = LLM("random:tiny-llava", device="cpu", kv_cache_tokens=64)
+    finally:
+        del presets.PRESETS["tiny-llava"]
+    params = SamplingParams(temperature=0, max_tokens=3, ignore_eos=True)
+    red, blue = (Image.new("RGB", (80, 60), colour) for colour in ("red", "blue"))
+    out = llm.generate([5, 99, 6], params, [red])[0]
+    assert (len(out.prompt_token_ids), len(out.token_ids)) == (18, 3)
+    assert not torch.equal(llm.logits([5, 99], [red]), llm.logits([5, 99], [blue]))
 
 
 def test_an_unknown_preset_is_refused_by_name():

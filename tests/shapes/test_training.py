@@ -1,7 +1,9 @@
 """A tiny run from end to end: batches, losses, the combined folder, and who can open it."""
 
+import json
 import random
 import shutil
+from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from litellama.checkpoints import resolve
 from litellama.errors import CheckpointError
 from litellama.images import ImageProcessor
 from litellama.models import read_config
-from litellama.shapes import evaluate, scenes
+from litellama.shapes import card, evaluate, questions, scenes
 from litellama.shapes.combine import combine
 from litellama.shapes.lora import add_low_rank
 from litellama.shapes.train import (
@@ -232,6 +234,23 @@ def test_the_evaluation_counts_what_is_exactly_right(folder):
     said = llm.chat(question, greedy, [asked[0][0]]).text.strip()
     echo = [(asked[0][0], evaluate.Question("count", asked[0][1].text, said))]
     assert evaluate.accuracy(llm, echo)["right"] == 1.0
+
+
+def test_the_card_says_what_was_measured(tmp_path):
+    result = {"right": 0.987, "commonest_answer": 0.25}
+    both = {"scenes": result, "other_program": {**result, "right": 0.654}}
+    evaluation = {"targets": dict.fromkeys(evaluate.TARGETS, both)} | {
+        place: dict.fromkeys(questions.KINDS, both[place]) for place in both
+    }
+    losses = [{"step": step, "answers": 3 / (step + 1), "patches": 1.0} for step in (0, 20, 39)]
+    training = {"recipe": asdict(TINY), "seconds": 90.0, "device": "a GPU", "losses": losses}
+    (tmp_path / "training.json").write_text(json.dumps(training))
+    (tmp_path / "evaluation.json").write_text(json.dumps(evaluation))
+    card.main(tmp_path)
+    text = (tmp_path / "MODEL_CARD.md").read_text()
+    assert "| count up to five | 98.7% | 65.4% | 25.0% |" in text
+    assert "4 steps of 3 pictures with 3 questions each, in 1.5 minutes on one\na GPU" in text
+    assert Image.open(tmp_path / "losses.png").width > 300
 
 
 def test_a_folder_is_made_once_for_its_tensors(folder, language, trained, tmp_path):
