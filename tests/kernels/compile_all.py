@@ -7,8 +7,10 @@ interpreting is made when it is imported.
 """
 
 import json
+import multiprocessing
 import os
 import sys
+from concurrent.futures import ProcessPoolExecutor
 
 os.environ["TRITON_INTERPRET"] = "0"
 
@@ -54,66 +56,94 @@ def is_multiple_of_16(value: object) -> bool:
     return isinstance(number, int) and number % 16 == 0
 
 
-def run_launchers(dtype: torch.dtype) -> None:
-    """Call every launcher with a short and a long row, so that each configuration is met."""
+def ones(dtype: torch.dtype, *shape: int) -> torch.Tensor:
+    return torch.ones(shape, dtype=dtype)
 
-    def ones(*shape: int) -> torch.Tensor:
-        return torch.ones(shape, dtype=dtype)
 
-    kernels.mul(ones(8), ones(8))
+def launch_rows(dtype: torch.dtype) -> None:
+    """The kernels that take rows, each with short and long ones, so that every block is met."""
+    kernels.mul(ones(dtype, 8), ones(dtype, 8))
     for width in (64, 4096, 65536):
-        kernels.softmax(ones(1, width))
-        kernels.rms_norm(ones(1, width), ones(width))
-        kernels.skip_rms_norm(ones(1, width), ones(1, width), ones(width))
-    kernels.swiglu(ones(1, 2 * 3000))
-    for heads, kv_heads, head_dim, rotated in ((9, 3, 64, 64), (32, 8, 128, 128), (5, 1, 80, 40)):
-        table = torch.ones(1, rotated // 2)
-        q, k = ones(1, heads, head_dim), ones(1, kv_heads, head_dim)
-        kernels.rope(q, k, table, table)
-        cache = ones(2, 16, kv_heads, head_dim)
-        kernels.write_kv(k, k, cache, cache.clone(), torch.zeros(1, dtype=torch.int64))
-    logits, a_row, seeds = ones(1, 128256), torch.ones(1), torch.ones(1, dtype=torch.int64)
+        x, weight = ones(dtype, 1, width), ones(dtype, width)
+        kernels.softmax(x)
+        kernels.rms_norm(x, weight)
+        kernels.skip_rms_norm(x, x, weight)
+    kernels.swiglu(ones(dtype, 1, 2 * 3000))
+    logits, a_row, seeds = ones(dtype, 1, 128256), torch.ones(1), torch.ones(1, dtype=torch.int64)
     kernels.penalize(logits, torch.ones(1, 128256, dtype=torch.int32), a_row, a_row, a_row)
     for filters in (True, False):
         kernels.sample(logits, a_row, seeds, a_row, a_row, seeds, seeds, filters)
-    # The two half precisions take the same tiles: for one of them a single shape is enough.
-    head_dims = (128,) if dtype == torch.float16 else (64, 128, 256)
-    for head_dim in head_dims:
-        run_attention(ones(1, 16, 8, head_dim))
 
 
-def run_attention(cache: torch.Tensor) -> None:
-    """Attention over few queries and many, and decoding with its keys in one part and in several.
+def launch_linears(dtype: torch.dtype) -> None:
+    """matvec as the layers of a decoder use it: plain, and with what is done on the way."""
+    for K in (64, 576, 8192, 32768):
+        x, weight, norm = ones(dtype, 1, K), ones(dtype, 64, K), ones(dtype, K)
+        kernels.matvec(x, weight, ones(dtype, 64), norm=norm)
+        kernels.matvec(x, weight, norm=norm, swiglu=True)
+        kernels.matvec(x, weight, residual=ones(dtype, 1, 64))
 
-    cache: [1, 16, Hkv, D], keys and values both; each has a group of four query heads.
-    """
-    _, block_size, kv_heads, head_dim = cache.shape
-    for queries, keys in ((1, 1), (1, 4096), (4096, 4096)):
+
+def launch_heads(dtype: torch.dtype, head_dim: int) -> None:
+    """The kernels that take heads, with a group of four query heads for each of keys and values."""
+    kv_heads, block_size = 8, 16
+    q, k = (ones(dtype, 1, heads, head_dim) for heads in (4 * kv_heads, kv_heads))
+    for rotated in (head_dim, head_dim // 4 * 2):
+        table = torch.ones(1, rotated // 2)
+        kernels.rope(q, k, table, table)
+    cache = ones(dtype, 1, block_size, kv_heads, head_dim)
+    kernels.write_kv(k, k, cache, cache.clone(), torch.zeros(1, dtype=torch.int64))
+    dense = ones(dtype, 1, kv_heads, 4096, head_dim)
+    kernels.flash_attention_v1(dense, dense, dense)
+    kernels.flash_attention(dense, dense, dense)
+    lengths = [(1, 4096), (4096, 4096)]  # new tokens, keys
+    if head_dim in WITH_FEW_QUERIES:
+        kernels.flash_attention(dense[:, :, :1], dense, dense, causal=False)
+        lengths.append((1, 1))  # decoding with the keys in one part, and so without a merge
+    for new, keys in lengths:
         batch = kernels.AttentionBatch(
-            query_starts=torch.tensor([0, queries], dtype=torch.int32),
+            query_starts=torch.tensor([0, new], dtype=torch.int32),
             seq_lens=torch.tensor([keys], dtype=torch.int32),
             block_table=torch.zeros(1, 4096 // block_size, dtype=torch.int32),
-            slots=torch.zeros(queries, dtype=torch.int64),
+            slots=torch.zeros(new, dtype=torch.int64),
             block_size=block_size,
-            max_query_len=queries,
+            max_query_len=new,
             max_seq_len=keys,
         )
-        q = cache.new_ones(queries, 4 * kv_heads, head_dim)
+        packed = ones(dtype, new, 4 * kv_heads, head_dim)
         if batch.is_decode:
-            kernels.flash_decoding(q, cache, cache, batch)
-        kernels.flash_attention_varlen(q, cache, cache, batch)
+            kernels.flash_decoding(packed, cache, cache, batch)
+        if new > 1 or head_dim in WITH_FEW_QUERIES:
+            kernels.flash_attention_varlen(packed, cache, cache, batch)
 
 
-def main(target_name: str) -> None:
-    """Compile for one of TARGETS, and print the record."""
-    target = GPUTarget(*TARGETS[target_name])
-    record: list[dict[str, object]] = []
-    seen: set[str] = set()
+# Attention takes the compiler longest, so each class of tiles is met once, not in every way: the
+# two half precisions take the same tiles, and 40, 80 and 96 those of the next power of two, masked.
+HEAD_DIMS = {
+    torch.bfloat16: (32, 40, 64, 80, 96, 128, 256),
+    torch.float16: (128,),
+    torch.float32: (80, 256),
+}
+WITH_FEW_QUERIES = (64, 128, 256)
+# Heads first, because they take longest.
+JOBS = [
+    *((launch_heads, dtype, D) for dtype, head_dims in HEAD_DIMS.items() for D in head_dims),
+    *((launch, dtype) for launch in (launch_linears, launch_rows) for dtype in HEAD_DIMS),
+]
 
-    def compile_launch(kernel, grid, *args, **meta) -> None:
+
+class Compiler:
+    """Stands in for ``launch``: compiles for a target what it is asked to run, once each."""
+
+    def __init__(self, target: GPUTarget) -> None:
+        self.target = target
+        self.record: dict[str, dict[str, object]] = {}
+
+    def __call__(self, kernel, grid, *args, **meta) -> None:
         options = {key: meta.pop(key) for key in ("num_warps", "num_stages") if key in meta}
         given = dict(zip(kernel.arg_names, args, strict=False)) | meta
         constants = {p.name: given[p.name] for p in kernel.params if p.is_constexpr}
+        constants |= {name: None for name, value in given.items() if value is None}
         signature = {
             name: "constexpr" if name in constants else type_of(value)
             for name, value in given.items()
@@ -123,31 +153,55 @@ def main(target_name: str) -> None:
             for name, value in given.items()
             if name not in constants and is_multiple_of_16(value)
         }
-        configuration = str((kernel.fn.__name__, signature, constants, hints, options))
-        if configuration in seen:
+        if meta.get("OVERLAP"):
+            options["launch_pdl"] = True
+        name = kernel.fn.__name__
+        configuration = str((name, signature, constants, hints, options))
+        if configuration in self.record:
             return
-        seen.add(configuration)
         source = ASTSource(kernel, signature, constants, hints)
-        compiled = triton.compile(source, target=target, options=options)
-        record.append(
-            {
-                "kernel": kernel.fn.__name__,
-                "signature": " ".join(signature.values()),
-                "constants": constants,
-                "options": options,
-                "shared": compiled.metadata.shared,
-                "binary": len(compiled.asm["cubin" if target.backend == "cuda" else "hsaco"]),
-            }
-        )
+        compiled = triton.compile(source, target=self.target, options=options)
+        self.record[configuration] = {
+            "kernel": name,
+            "signature": " ".join(signature.values()),
+            "constants": constants,
+            "options": options,
+            "shared": compiled.metadata.shared,
+            "binary": len(compiled.asm["cubin" if self.target.backend == "cuda" else "hsaco"]),
+        }
 
-    stand_ins = {"launch": compile_launch, "uses_triton": lambda x: True}
+
+def stand_in(target: GPUTarget) -> Compiler:
+    """Let the launchers choose as they would on the target, and compile in place of running."""
+    amd, compiler = target.backend == "hip", Compiler(target)
+    stand_ins = {
+        "launch": compiler,
+        "uses_triton": lambda x: True,
+        "can_overlap": lambda device: not amd and target.arch >= 90,
+        "stages": lambda wanted: min(wanted, 2) if amd else wanted,
+    }
     for name, module in list(sys.modules.items()):
         if name.startswith("litellama.kernels."):
             for attribute in stand_ins.keys() & vars(module).keys():
                 setattr(module, attribute, stand_ins[attribute])
-    for dtype in (torch.float32, torch.float16, torch.bfloat16):
-        run_launchers(dtype)
-    print(json.dumps(record))
+    return compiler
+
+
+def run(job: int, target_name: str) -> dict[str, dict[str, object]]:
+    """Compile what one of JOBS launches; the record by configuration."""
+    compiler = stand_in(GPUTarget(*TARGETS[target_name]))
+    function, *arguments = JOBS[job]
+    function(*arguments)
+    return compiler.record
+
+
+def main(target_name: str) -> None:
+    """Compile for one of TARGETS, in as many processes as there are cores, and print the record."""
+    record: dict[str, dict[str, object]] = {}
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
+        for part in pool.map(run, range(len(JOBS)), [target_name] * len(JOBS)):
+            record |= part
+    print(json.dumps(list(record.values()), default=str))  # torch dtypes as their names
 
 
 if __name__ == "__main__":
