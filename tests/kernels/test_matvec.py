@@ -10,6 +10,9 @@ from tests.kernels import references
 from tests.kernels.cases import EXTRAS, make_linear, normal
 from tests.kernels.compare import DTYPES, close
 
+# numpy's warnings of infinities and NaN, in the interpreter
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
+
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
 # T, N, K
