@@ -9,6 +9,8 @@ import torch
 from PIL import Image
 
 from litellama import LLM, SamplingParams
+from litellama.engine.runner import one_word
+from litellama.engine.scheduler import Scheduled
 from litellama.errors import ConfigError, RequestError
 from tests.checkpoint_maker import make_llava
 
@@ -125,6 +127,22 @@ def test_a_shared_picture_is_a_prefix_hit_and_another_is_not(llm, encoded):
     assert other.num_cached_tokens == 4, "the words before the picture"
     more = llm.generate([*ids, mark, 18], GREEDY, [picture(60), picture(62)])[0]
     assert more.num_cached_tokens == 20, "the first picture, when a second one follows"
+
+
+def test_a_graph_of_words_is_not_asked_for_a_part_of_a_picture(llm):
+    """A prompt in chunks can leave one token for its last step: a picture's, if it ends with one.
+    The CUDA graphs look tokens up as words."""
+    ids, pictures = llm._encode([5, llm.config.vision.image_token_id], [picture(0)])
+    request = llm._submit(ids, pictures, GREEDY)
+    stop = len(ids)
+    assert not one_word(Scheduled(request, stop - 1, stop, samples=True))
+    assert one_word(Scheduled(request, stop, stop + 1, samples=True))
+    assert not one_word(Scheduled(request, stop - 2, stop, samples=True))
+    words = llm._submit([5, 6], [], GREEDY)
+    assert one_word(Scheduled(words, 1, 2, samples=True))
+    for submitted in (request, words):
+        llm.engine.abort(submitted)
+        llm.engine.take(submitted)
 
 
 @pytest.mark.parametrize("after", [[], [9]], ids=["nothing", "a_word"])

@@ -29,6 +29,11 @@ def make_cache(model: Decoder, num_blocks: int, block_size: int) -> torch.Tensor
     return torch.empty(shape, dtype=weight.dtype, device=weight.device)
 
 
+def one_word(s: Scheduled) -> bool:
+    """Whether a request computes one token, and samples: a word's, not a part of a picture."""
+    return s.num_tokens == 1 and s.samples and (s.num_output > 0 or not s.request.pictures)
+
+
 class Runner:
     """A model and the cache pool that ``manager`` keeps the books of.
 
@@ -65,7 +70,7 @@ class Runner:
         if step.copies:
             sources, targets = torch.tensor(step.copies, device=self.device).unbind(1)
             self.cache[:, :, targets] = self.cache[:, :, sources]
-        if self._graphs and all(s.num_tokens == 1 and s.samples for s in step.scheduled):
+        if self._graphs and all(one_word(s) for s in step.scheduled):
             ids = [self._ids(s)[0] for s in step.scheduled]
             tokens = self._graphs.run(step.scheduled, ids, self._fill)
         else:
