@@ -24,7 +24,8 @@ from litellama.bench.case import Case, Inputs, Peer, normal
 from litellama.kernels import AttentionBatch
 
 Tensors = tuple[torch.Tensor, ...]
-BLOCK_SIZE = 16
+# Tokens in a block of the cache: of packed prompts both, of decoding the first.
+BLOCK_SIZES = (64, 16)
 BACKENDS = {
     "SDPA flash": SDPBackend.FLASH_ATTENTION,
     "SDPA cuDNN": SDPBackend.CUDNN_ATTENTION,
@@ -52,8 +53,9 @@ def cases() -> Iterator[Case]:
     for head_dim, tokens, causal in DENSE:
         yield dense_case("flash_attention", kernels.flash_attention, head_dim, tokens, causal)
     yield dense_case("flash_attention_v1", kernels.flash_attention_v1, 128, 4096, True)
-    for heads in PACKED:
-        yield packed_case(*heads, mixed_lengths(PACKED_SEQUENCES, PACKED_LONGEST))
+    for heads, block_size in itertools.product(PACKED, BLOCK_SIZES):
+        lengths = mixed_lengths(PACKED_SEQUENCES, PACKED_LONGEST)
+        yield packed_case(*heads, lengths, block_size)
     for sizes in DECODE:
         yield decode_case(*sizes)
 
@@ -100,7 +102,9 @@ def mixed_lengths(count: int, longest: int, seed: int = 0) -> list[int]:
     return [*drawn, longest, 1]
 
 
-def packed_case(heads: int, kv_heads: int, head_dim: int, lengths: Sequence[int]) -> Case:
+def packed_case(
+    heads: int, kv_heads: int, head_dim: int, lengths: Sequence[int], block_size: int
+) -> Case:
     """Whole prompts of mixed lengths, causal: packed q [T, Hq, D] and k, v [T, Hkv, D]."""
     total = sum(lengths)
     pairs = sum(length**2 for length in lengths) / 2
@@ -121,7 +125,8 @@ def packed_case(heads: int, kv_heads: int, head_dim: int, lengths: Sequence[int]
     return Case(
         group="packed attention",
         kernel="flash_attention_varlen",
-        label=f"H{heads} KV{kv_heads} hd{head_dim}, {len(lengths)} of 1–{max(lengths)}",
+        label=f"H{heads} KV{kv_heads} hd{head_dim}, {len(lengths)} of 1–{max(lengths)}, "
+        f"blocks of {block_size}",
         make=lambda device: normal(
             device, *[(total, h, head_dim) for h in (heads, kv_heads, kv_heads)]
         ),
@@ -131,8 +136,8 @@ def packed_case(heads: int, kv_heads: int, head_dim: int, lengths: Sequence[int]
             Peer(
                 "litellama",
                 kernels.flash_attention_varlen,
-                lambda q, k, v: (q, *paged(k, v, lengths, lengths)),
-                note=f"{total} tokens, no padding; blocks of {BLOCK_SIZE} in random order",
+                lambda q, k, v: (q, *paged(k, v, lengths, lengths, block_size)),
+                note=f"{total} tokens, no padding; blocks of {block_size} in random order",
             ),
             Peer(
                 "dense, equal lengths",
@@ -180,8 +185,11 @@ def decode_case(sequences: int, heads: int, kv_heads: int, keys: int, head_dim: 
         Peer(
             "litellama",
             kernels.flash_decoding,
-            lambda q, k, v: (q, *paged(packed(k), packed(v), lengths, [1] * sequences)),
-            note=f"blocks of {BLOCK_SIZE} in random order",
+            lambda q, k, v: (
+                q,
+                *paged(packed(k), packed(v), lengths, [1] * sequences, BLOCK_SIZES[0]),
+            ),
+            note=f"blocks of {BLOCK_SIZES[0]} in random order",
         )
     ]
     for name, backend in BACKENDS.items():
@@ -214,14 +222,18 @@ def padded(x: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
 
 
 def paged(
-    k: torch.Tensor, v: torch.Tensor, lengths: Sequence[int], queries: Sequence[int]
+    k: torch.Tensor,
+    v: torch.Tensor,
+    lengths: Sequence[int],
+    queries: Sequence[int],
+    block_size: int,
 ) -> tuple[torch.Tensor, torch.Tensor, AttentionBatch]:
-    """Caches [blocks, BLOCK_SIZE, Hkv, D] that hold packed k, v [total, Hkv, D], and their batch.
+    """Caches [blocks, block_size, Hkv, D] that hold packed k, v [total, Hkv, D], and their batch.
 
     lengths: keys of each sequence; queries: how many of its last tokens ask.  The blocks of the
     sequences are in random order, as in an engine that has run for a while.
     """
-    needed = [-(-length // BLOCK_SIZE) for length in lengths]
+    needed = [-(-length // block_size) for length in lengths]
     order = random.Random(0).sample(range(sum(needed)), sum(needed))
     table = torch.zeros(len(lengths), max(needed), dtype=torch.int32)
     taken, slots, asking = 0, [], []
@@ -230,18 +242,18 @@ def paged(
         taken += needed[s]
         table[s, : needed[s]] = mine
         position = torch.arange(length)
-        slots.append(mine[position // BLOCK_SIZE] * BLOCK_SIZE + position % BLOCK_SIZE)
+        slots.append(mine[position // block_size] * block_size + position % block_size)
         asking.append(slots[-1][length - asks :])
     where = torch.cat(slots).to(k.device)
     caches = []
     for x in (k, v):
-        cache = x.new_zeros(sum(needed) * BLOCK_SIZE, *x.shape[1:])
+        cache = x.new_zeros(sum(needed) * block_size, *x.shape[1:])
         cache[where] = x
-        caches.append(cache.view(sum(needed), BLOCK_SIZE, *x.shape[1:]))
+        caches.append(cache.view(sum(needed), block_size, *x.shape[1:]))
     starts = torch.tensor(list(itertools.accumulate(queries, initial=0)), dtype=torch.int32)
     batch = AttentionBatch(
         starts.to(k.device), torch.tensor(lengths, dtype=torch.int32, device=k.device),
         table.to(k.device), torch.cat(asking).to(k.device),
-        BLOCK_SIZE, max(queries), max(lengths),
+        block_size, max(queries), max(lengths),
     )  # fmt: skip
     return caches[0], caches[1], batch

@@ -28,7 +28,7 @@ OPTIONAL = {elementwise.LIGER: "liger_kernel"}
 
 def all_cases() -> list[Case]:
     """Every case, in the order of the tables."""
-    return [*elementwise.cases(), *matvec.cases(), *attention.cases()]
+    return [*attention.cases(), *matvec.cases(), *elementwise.cases()]
 
 
 def choose(names: list[str] | None, only: str = "") -> list[Case]:
@@ -88,7 +88,7 @@ class Bench:
 
     def _graphs(
         self, case: Case, dtype: str, inputs: tuple[torch.Tensor, ...], calls: int
-    ) -> dict[str, torch.cuda.CUDAGraph]:
+    ) -> dict[str, timing.Calls]:
         """Each peer's graph of ``calls`` calls; a peer that fails is noted and left out."""
         graphs = {}
         right: torch.Tensor | None = None

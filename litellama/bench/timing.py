@@ -38,8 +38,18 @@ class Flush:
             self.buffer.sum()
 
 
-def capture(calls: Sequence[Callable[[], Any]]) -> torch.cuda.CUDAGraph:
-    """A CUDA graph of the calls, one after the other; the first is warmed up before."""
+class Calls:
+    """A CUDA graph of some calls, and the calls, whose inputs must live as long as the graph."""
+
+    def __init__(self, graph: torch.cuda.CUDAGraph, calls: Sequence[Callable[[], Any]]) -> None:
+        self.graph, self.calls = graph, calls
+
+    def replay(self) -> None:
+        self.graph.replay()
+
+
+def capture(calls: Sequence[Callable[[], Any]]) -> Calls:
+    """The calls, one after the other, as a CUDA graph; the first is warmed up before."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -50,11 +60,11 @@ def capture(calls: Sequence[Callable[[], Any]]) -> torch.cuda.CUDAGraph:
     with torch.cuda.graph(graph):
         results = [call() for call in calls]  # kept, so that each call writes to its own memory
     del results
-    return graph
+    return Calls(graph, calls)
 
 
 def time_in_turns(
-    graphs: dict[str, torch.cuda.CUDAGraph], repeats: int, dirty: bool = True
+    graphs: dict[str, Calls], repeats: int, dirty: bool = True
 ) -> dict[str, list[float]]:
     """Seconds of ``repeats`` replays of each graph.
 
