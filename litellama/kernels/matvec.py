@@ -119,8 +119,9 @@ def matvec(
     (T, K), N = x.shape, weight.shape[0] // (2 if swiglu else 1)
     out = torch.empty(T, N, dtype=x.dtype, device=x.device)
     BLOCK_K = max(next_power_of_2(K), 32)
-    # The norm reads its weight and x again for each program: more rows share them.
-    BLOCK_N = max(min(4 if norm is not None and not swiglu else 2, 16384 // BLOCK_K), 1)
+    # About 4096 weights a program.  A norm is done again in each, so there more rows share it.
+    rows = 4096 if norm is None else 8192 if swiglu else 16384
+    BLOCK_N = max(min(rows // BLOCK_K, 4), 1)
     launch(
         matvec_kernel, (triton.cdiv(N, BLOCK_N) if T else 0,),
         x, weight, bias, norm, residual, out, T, N, K, x.stride(0), weight.stride(0),
