@@ -25,6 +25,15 @@ def test_views_move_nothing():
     assert counted(lambda x: [half.exp() for half in x.chunk(2, -1)], x) == (2, 2.0)
 
 
+def test_setting_memory_aside_moves_nothing():
+    x = torch.ones(8, 64)
+    assert counted(lambda x: torch.exp(x, out=torch.empty_like(x)), x) == (1, 2.0)
+
+
+def test_a_batch_of_products_reads_two_matrices_and_writes_one():
+    assert counted(torch.matmul, torch.ones(2, 3, 8, 8), torch.ones(2, 3, 8, 8)) == (1, 3.0)
+
+
 def test_counting_starts_anew_in_each_block():
     x = torch.ones(8, 64)
     assert counted(torch.exp, x) == counted(torch.exp, x)
