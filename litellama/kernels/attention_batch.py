@@ -58,6 +58,12 @@ class AttentionBatch:
         return torch.arange(self.max_seq_len, device=self.slots.device) < self.seq_lens[:, None]
 
     @cached_property
+    def without_keys(self) -> torch.Tensor | None:
+        """int64 [n]: the sequences that have no keys; None if there is none, as in most steps."""
+        empty = (self.seq_lens == 0).nonzero()[:, 0]
+        return empty if len(empty) else None
+
+    @cached_property
     def key_slots(self) -> torch.Tensor:
         """int64 [S, max_seq_len]: the slot of each sequence's i-th key, for the torch kernels.
 

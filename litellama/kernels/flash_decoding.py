@@ -55,6 +55,8 @@ def flash_decoding_reference(
     mask = batch.is_key[:, None, None, :] if S > 1 else None
     group = q.view(S, Hkv, Hq // Hkv, D)
     out = F.scaled_dot_product_attention(group, k, v, attn_mask=mask, scale=scale)
+    if batch.without_keys is not None:
+        out[batch.without_keys] = 0.0  # a softmax over nothing is NaN
     return out.reshape(S, Hq, D)
 
 

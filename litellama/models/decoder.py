@@ -6,7 +6,8 @@ what it adds, and the next norm adds it (``skip_rms_norm``).  Lesson 11 builds t
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ from torch import nn
 from litellama import kernels
 from litellama.config import ConfigReader, ModelConfig
 from litellama.kernels import AttentionBatch
-from litellama.models.linear import Linear, linear
+from litellama.models.linear import Linear, is_row, linear
 from litellama.models.rotary import inverse_frequencies, rotary_tables
 
 # For one parameter: the checkpoint tensors, each with its shape, stacked along axis 0 to make it.
@@ -49,10 +50,10 @@ class Attention(nn.Module):
         self.qkv_proj = Linear(config.hidden_size, width, bias=config.qkv_bias)
         self.o_proj = Linear(config.q_size, config.hidden_size, bias=config.o_bias)
 
-    def heads(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """x [T, hidden] -> q [T, Hq, D], k and v [T, Hkv, D], views of one matrix."""
+    def heads(self, qkv: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """qkv [T, q_size + 2 kv_size] -> q [T, Hq, D], k and v [T, Hkv, D], views of it."""
         c = self.config
-        q, k, v = self.qkv_proj(x).split([c.q_size, c.kv_size, c.kv_size], dim=-1)
+        q, k, v = qkv.split([c.q_size, c.kv_size, c.kv_size], dim=-1)
         return (
             q.view(-1, c.num_heads, c.head_dim),
             k.view(-1, c.num_kv_heads, c.head_dim),
@@ -67,12 +68,34 @@ class Attention(nn.Module):
         batch: AttentionBatch,
     ) -> torch.Tensor:
         """x [T, hidden]; cache [2, blocks, block_size, Hkv, D], this layer's keys and values."""
-        q, k, v = self.heads(x)
+        return self.o_proj(self.attend(self.qkv_proj(x), rotary, cache, batch))
+
+    def forward_row(
+        self,
+        x: torch.Tensor,
+        norm: RMSNorm,
+        rotary: tuple[torch.Tensor, torch.Tensor],
+        cache: torch.Tensor,
+        batch: AttentionBatch,
+    ) -> torch.Tensor:
+        """x [1, hidden] -> x + attention of the normed x."""
+        qkv = self.qkv_proj.forward_row(x, norm=norm.weight, eps=norm.eps)
+        return self.o_proj.forward_row(self.attend(qkv, rotary, cache, batch), residual=x)
+
+    def attend(
+        self,
+        qkv: torch.Tensor,
+        rotary: tuple[torch.Tensor, torch.Tensor],
+        cache: torch.Tensor,
+        batch: AttentionBatch,
+    ) -> torch.Tensor:
+        """qkv [T, q_size + 2 kv_size] -> [T, q_size]; the new keys and values go to the cache."""
+        q, k, v = self.heads(qkv)
         q, k = kernels.rope(q, k, *rotary)
         k_cache, v_cache = cache
         kernels.write_kv(k, v, k_cache, v_cache, batch.slots)
         attend = kernels.flash_decoding if batch.is_decode else kernels.flash_attention_varlen
-        return self.o_proj(attend(q, k_cache, v_cache, batch).flatten(1))
+        return attend(q, k_cache, v_cache, batch).flatten(1)
 
 
 class MLP(nn.Module):
@@ -87,6 +110,11 @@ class MLP(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x [T, hidden] -> [T, hidden]."""
         return self.down_proj(kernels.swiglu(self.gate_up_proj(x)))
+
+    def forward_row(self, x: torch.Tensor, norm: RMSNorm) -> torch.Tensor:
+        """x [1, hidden] -> x + feed-forward of the normed x."""
+        gated = self.gate_up_proj.forward_row(x, norm=norm.weight, eps=norm.eps, swiglu=True)
+        return self.down_proj.forward_row(gated, residual=x)
 
 
 class DecoderLayer(nn.Module):
@@ -112,6 +140,17 @@ class DecoderLayer(nn.Module):
         hidden = self.self_attn(hidden, rotary, cache, batch)
         hidden, residual = self.post_attention_layernorm(hidden, residual)
         return self.mlp(hidden), residual
+
+    def forward_row(
+        self,
+        x: torch.Tensor,
+        rotary: tuple[torch.Tensor, torch.Tensor],
+        cache: torch.Tensor,
+        batch: AttentionBatch,
+    ) -> torch.Tensor:
+        """x [1, hidden] -> [1, hidden]: norms and adds are done by the linear layers on the way."""
+        x = self.self_attn.forward_row(x, self.input_layernorm, rotary, cache, batch)
+        return self.mlp.forward_row(x, self.post_attention_layernorm)
 
 
 class Decoder(nn.Module):
@@ -162,8 +201,12 @@ class Decoder(nn.Module):
         rotary = rotary_tables(positions, self.frequencies)
         if not token_ids.is_cuda:  # torch's rope is quicker in one dtype; Triton's takes either
             rotary = (rotary[0].to(hidden.dtype), rotary[1].to(hidden.dtype))
-        for layer, layer_cache in zip(self.layers, cache, strict=True):
-            hidden, residual = layer(hidden, residual, rotary, layer_cache, batch)
+        layers, row = cast(Iterable[DecoderLayer], self.layers), is_row(hidden)
+        for layer, layer_cache in zip(layers, cache, strict=True):
+            if row:
+                hidden = layer.forward_row(hidden, rotary, layer_cache, batch)
+            else:
+                hidden, residual = layer(hidden, residual, rotary, layer_cache, batch)
         return self.norm(hidden, residual)[0]
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:

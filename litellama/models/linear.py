@@ -5,11 +5,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from litellama import kernels
+from litellama.kernels.backend import uses_triton
 
 # The most rows that ``linear`` multiplies from the left on a CPU; for more, nothing is gained.
 FEW_ROWS = 16
-# The most rows on a GPU for which reading the weights once is all that counts.
-MATVEC_ROWS = 1
 
 
 class Linear(nn.Module):
@@ -28,6 +27,25 @@ class Linear(nn.Module):
         """x [tokens, in_features] -> [tokens, out_features]."""
         return linear(x, self.weight, self.bias)
 
+    def forward_row(
+        self,
+        x: torch.Tensor,
+        *,
+        norm: torch.Tensor | None = None,
+        eps: float = 1e-6,
+        swiglu: bool = False,
+        residual: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """x [1, in_features] -> [1, out_features], with neighbours as ``kernels.matvec`` says."""
+        return kernels.matvec(
+            x, self.weight, self.bias, norm=norm, eps=eps, swiglu=swiglu, residual=residual
+        )
+
+
+def is_row(x: torch.Tensor) -> bool:
+    """Whether x [n, features] is one token on a GPU: then reading weights is all that counts."""
+    return len(x) == 1 and uses_triton(x)
+
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """x W^T + b: x [n, in_features], weight [out_features, in_features] -> [n, out_features]."""
@@ -39,6 +57,6 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = No
         else:
             out = (weight @ x.t()).t().contiguous()  # rows, as callers expect, and not columns
         return out if bias is None else out + bias
-    if x.is_cuda and len(x) <= MATVEC_ROWS:
+    if is_row(x):
         return kernels.matvec(x, weight, bias)
     return F.linear(x, weight, bias)

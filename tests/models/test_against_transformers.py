@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from litellama import LLM, SamplingParams
+from litellama import LLM, SamplingParams, kernels
 from tests.checkpoint_maker import make_decoder
 
 LLAMA3_SCALING = {
@@ -101,6 +101,19 @@ def greedy(model: PreTrainedModel, ids: list[int], count: int) -> list[int]:
         pad_token_id=0,
     )
     return out[0, len(ids) :].tolist()
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+def test_one_token_with_its_norms_and_adds_in_the_linear_layers(tmp_path, family, device):
+    """The path of one row on a GPU, in the interpreter where there is none."""
+    settings = {"attention_bias": True} if family != "qwen2" else {}
+    llm = LLM(make_decoder(tmp_path, family, **settings), device=device, dtype="float32")
+    with kernels.use_backend("torch"):
+        expected = [llm.logits([token]) for token in (5, 60)]
+    with kernels.use_backend("triton"):
+        logits = [llm.logits([token]) for token in (5, 60)]
+    for mine, right in zip(logits, expected, strict=True):
+        torch.testing.assert_close(mine, right, rtol=0, atol=1e-4)
 
 
 @pytest.mark.gpu
