@@ -33,6 +33,8 @@ from litellama.sampling import SamplingParams
 # Tokens computed in one step, prompts and decodes together: enough to keep the arithmetic busy, and
 # few enough that a long prompt does not hold up running streams for long.
 MAX_STEP_TOKENS = {"cuda": 2048, "cpu": 512}
+# On a GPU attention takes 64 keys at a time: in one block, they are one look into the block table.
+BLOCK_SIZE = {"cuda": 64, "cpu": 16}
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,8 @@ class LLM:
     max_num_seqs: the most requests that advance in one step.
     max_step_tokens: the most tokens in one step; longer prompts are computed in chunks, and fewer
     tokens mean a smoother stream beside them.  Default 2048 on a GPU, 512 on a CPU.
-    block_size: tokens in one block of the KV cache, a power of two.
+    block_size: tokens in one block of the KV cache, a power of two.  Default 64 on a GPU, 16 on a
+    CPU.
     max_seq_len: the longest prompt and answer together; default the model's context.
     kv_cache_tokens: the size of the cache pool; default from the free memory.
     prefix_caching: whether a prompt starts from cached blocks that hold its first tokens.
@@ -81,12 +84,14 @@ class LLM:
         dtype: str = "auto",
         max_num_seqs: int = 16,
         max_step_tokens: int | None = None,
-        block_size: int = 16,
+        block_size: int | None = None,
         max_seq_len: int | None = None,
         kv_cache_tokens: int | None = None,
         prefix_caching: bool = True,
         trace_steps: int = 0,
     ) -> None:
+        self.device = pick_device(device)
+        block_size = BLOCK_SIZE[self.device.type] if block_size is None else block_size
         check_sizes(
             block_size,
             max_num_seqs=max_num_seqs,
@@ -94,7 +99,6 @@ class LLM:
             max_seq_len=max_seq_len,
             kv_cache_tokens=kv_cache_tokens,
         )
-        self.device = pick_device(device)
         self.dtype = pick_dtype(dtype, self.device)
         self.name = str(model)
         self._load(self.name)

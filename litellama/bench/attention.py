@@ -125,8 +125,7 @@ def packed_case(
     return Case(
         group="packed attention",
         kernel="flash_attention_varlen",
-        label=f"H{heads} KV{kv_heads} hd{head_dim}, {len(lengths)} of 1–{max(lengths)}, "
-        f"blocks of {block_size}",
+        label=f"hd{head_dim} 1–{max(lengths)} blocks of {block_size}",
         make=lambda device: normal(
             device, *[(total, h, head_dim) for h in (heads, kv_heads, kv_heads)]
         ),
@@ -137,7 +136,8 @@ def packed_case(
                 "litellama",
                 kernels.flash_attention_varlen,
                 lambda q, k, v: (q, *paged(k, v, lengths, lengths, block_size)),
-                note=f"{total} tokens, no padding; blocks of {block_size} in random order",
+                note=f"{total} tokens of {len(lengths)} sequences, {heads} heads on {kv_heads}; no "
+                f"padding; blocks of {block_size} in random order",
             ),
             Peer(
                 "dense, equal lengths",

@@ -24,7 +24,7 @@ from litellama.llm import LLM, pick_device
 
 # Float32 engines add in different orders; logits this close are a tie that either may break.
 TIE = 1e-3
-BLOCK_SIZE = 16
+BLOCK_SIZE = 64
 
 
 @dataclass(frozen=True)

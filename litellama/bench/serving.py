@@ -19,7 +19,7 @@ from litellama.llm import LLM, RequestOutput, pick_device
 from litellama.sampling import SamplingParams
 
 Progress = Callable[[str], None]
-BLOCK_SIZE = 16
+BLOCK_SIZE = 64
 
 
 @dataclass(frozen=True)
