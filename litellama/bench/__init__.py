@@ -1,5 +1,7 @@
-"""Measurements that anyone can repeat: ``engine`` against transformers, ``kernels`` against torch.
+"""Measurements that anyone can repeat: of the engine, of how it serves many, of each kernel.
 
-Nothing is timed at import.  Each module's ``run`` returns a plain dictionary, ready for JSON, that
-says the machine, the versions, the command and every repetition beside the medians.
+``engine`` compares with transformers, ``serving`` measures a queue and a shared prefix, ``kernels``
+compares with torch and other libraries.  Nothing is timed at import.  Each ``run`` returns a plain
+dictionary, ready for JSON, that says the machine, the versions, the command and every repetition
+beside the medians.
 """

@@ -1,4 +1,4 @@
-"""The engine: block manager, scheduler, runner, and the loop that drives them."""
+"""The engine: block manager, scheduler, runner with its CUDA graphs, and the loop over them."""
 
 from litellama.engine.block_manager import BlockManager
 from litellama.engine.loop import Engine
