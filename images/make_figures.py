@@ -294,6 +294,68 @@ def swiglu_grid() -> str:
     return d.svg()
 
 
+def slot_row(d: Drawing, y: float, name: str, pool: str, size: int = 1) -> None:
+    """A pool of slots: a capital letter holds a token, a small one is idle, a dot is free."""
+    styles = {"A": "lit", "B": "green", "C": "sky", "D": "orange"}
+    left, cell = 150, 42
+    d.text(24, y + 24, name, 13, "", "start")
+    for i, owner in enumerate(pool):
+        style = "plain" if owner == "." else styles.get(owner, "masked")
+        d.box(left + i * cell + 2, y, cell - 4, 38, "" if owner == "." else owner, style)
+    for start in range(0, len(pool), size) if size > 1 else ():
+        d.box(left + start * cell - 1, y - 3, size * cell + 2, 44, style="panel")
+
+
+def kv_pools() -> str:
+    """Lesson 10: the same chats as slabs, with a token table, and as blocks."""
+    d = Drawing(
+        860,
+        214,
+        "A pool of 16 slots three ways. As slabs: A with 3 of its 5 slots written, a hole of 4, C "
+        "with 4 of 5, a hole of 2; D with 5 tokens fits nowhere. With a token table: D's tokens "
+        "are in any five free slots. As blocks of two slots: A, C and D own whole blocks anywhere, "
+        "and at most one slot each is idle.",
+    )
+    slot_row(d, 18, "slabs", "AAAaa....CCCCc..")
+    slot_row(d, 76, "token table", "AADADDCCDCDC....")
+    slot_row(d, 134, "blocks of 2", "AACCDDAaDDCCDd..", size=2)
+    words = "capital: a token · small letter: reserved, idle · empty: free"
+    d.text(150, 200, words, 12, "soft", "start")
+    return d.svg()
+
+
+def write_kv() -> str:
+    """Lesson 10: new tokens on their way into the pool, and the table that finds them again."""
+    d = Drawing(
+        860,
+        318,
+        "Four new tokens of two texts and a pool of eight blocks of two slots. The program of each "
+        "token reads its slot and writes the token's key there: A's fifth token goes to slot 8, "
+        "B's three tokens to slots 4, 5 and 6. The block table, one row a text, says where the "
+        "keys are: A's in blocks 0, 1 and 4, B's in blocks 2 and 3.",
+    )
+    left, cell = 150, 42
+    d.text(24, 48, "programs", 13, "", "start")
+    for i, (name, slot) in enumerate((("A[4]", 8), ("B[0]", 4), ("B[1]", 5), ("B[2]", 6))):
+        x = left + (3.5 + 1.5 * i) * cell
+        d.box(x, 18, 56, 48, name, "lit" if name[0] == "A" else "green", f"slot {slot}")
+        d.arrow((x + 28, 67), (left + (slot + 0.5) * cell, 129))
+    slot_row(d, 132, "pool", "AAAABBB.A.......", size=2)
+    for slot in range(16):
+        d.text(left + (slot + 0.5) * cell, 190, str(slot), 11, "soft")
+    for block in range(8):
+        d.text(left + (2 * block + 1) * cell, 212, f"block {block}", 11, "soft")
+    for row, (name, blocks) in enumerate((("A", (0, 1, 4)), ("B", (2, 3)))):
+        y = 232 + 40 * row
+        d.text(24, y + 21, f"block table, {name}", 13, "", "start")
+        for i, block in enumerate(blocks):
+            d.box(
+                left + i * cell + 2, y, cell - 4, 32, str(block), "lit" if name == "A" else "green"
+            )
+    d.text(320, 253, "key i is in block table[i // 2], at offset i % 2", 12, "soft mono", "start")
+    return d.svg()
+
+
 FIGURES: dict[str, Callable[[], str]] = {
     "map.svg": engine_map,
     **{f"map_{n:02d}.svg": partial(engine_map, n) for n in range(LAST_LESSON + 1)},
@@ -307,6 +369,8 @@ FIGURES: dict[str, Callable[[], str]] = {
     "rope_token.svg": rope_token,
     "swiglu_traffic.svg": swiglu_traffic,
     "swiglu_grid.svg": swiglu_grid,
+    "kv_pools.svg": kv_pools,
+    "write_kv.svg": write_kv,
 }
 
 

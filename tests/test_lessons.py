@@ -58,11 +58,33 @@ def test_a_lessons_final_kernels_are_the_packages(path):
         ("03_rmsnorm", {"rms_norm_kernel", "skip_rms_norm_kernel"}),
         ("04_rope", {"rope_kernel", "rotate_heads"}),
         ("05_swiglu", {"swiglu_kernel"}),
+        ("10_kv_cache", {"write_kv_kernel"}),
     ],
 )
 def test_a_lesson_builds_the_kernels_it_is_about(lesson, kernels):
     code = "\n\n".join(cells(ROOT / "notebooks" / f"{lesson}.ipynb", "code"))
     assert kernels <= set(kernels_in(code))
+
+
+def methods_in(source: str, name: str) -> dict[str, str]:
+    """The code of the methods of all classes of this name, docstrings aside; the last one wins."""
+    found = {}
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            for method in node.body:
+                if isinstance(method, ast.FunctionDef):
+                    if ast.get_docstring(method):
+                        del method.body[0]
+                    found[method.name] = ast.unparse(method)
+    return found
+
+
+def test_lesson_10_builds_the_engines_block_manager():
+    package = (ROOT / "litellama" / "engine" / "block_manager.py").read_text(encoding="utf-8")
+    lesson = "\n\n".join(cells(ROOT / "notebooks" / "10_kv_cache.ipynb", "code"))
+    built = methods_in(lesson, "BlockManager")
+    assert "copy_on_write" in built
+    assert built == methods_in(package, "BlockManager")
 
 
 @pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
