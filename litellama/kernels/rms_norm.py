@@ -2,9 +2,10 @@
 
 Shapes: ``x`` is [..., N] (a hidden state [tokens, hidden], or heads [tokens, heads, head_dim]),
 ``weight`` is [N]; the result has the shape and dtype of ``x``, and the mean is float32.  Bytes:
-read x, write out, 2 N * element_size a row; the weight is small and stays in cache.  Source: Zhang
-and Sennrich, "Root Mean Square Layer Normalization", 2019, arXiv:1910.07467.  Lesson 03 builds
-this file.
+read x, write out, 2 N * element_size a row; the weight is small and stays in cache.  A program
+holds [ROWS, BLOCK] elements: one row that is long, or several that are short.  Source: Zhang and
+Sennrich, "Root Mean Square Layer Normalization", 2019, arXiv:1910.07467.  Lesson 03 builds this
+file.
 """
 
 import torch
@@ -32,14 +33,16 @@ def rms_norm_reference(x: torch.Tensor, weight: torch.Tensor, eps: float = 1e-6)
 
 
 @triton.jit
-def rms_norm_kernel(x_ptr, weight_ptr, out_ptr, x_row_stride, N, eps, BLOCK: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64)
-    columns = tl.arange(0, BLOCK)
-    inside = columns < N
-    x = tl.load(x_ptr + row * x_row_stride + columns, mask=inside, other=0.0).to(tl.float32)
-    weight = tl.load(weight_ptr + columns, mask=inside, other=0.0).to(tl.float32)
-    inverse_rms = tl.rsqrt(tl.sum(x * x, axis=0) / N + eps)
-    tl.store(out_ptr + row * N + columns, x * inverse_rms * weight, mask=inside)
+def rms_norm_kernel(
+    x_ptr, weight_ptr, out_ptr, x_row_stride, M, N, eps, ROWS: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
+    columns = tl.arange(0, BLOCK)[None, :]
+    inside = (rows < M) & (columns < N)
+    x = tl.load(x_ptr + rows * x_row_stride + columns, mask=inside, other=0.0).to(tl.float32)
+    weight = tl.load(weight_ptr + columns, mask=columns < N, other=0.0).to(tl.float32)
+    inverse_rms = tl.rsqrt(tl.sum(x * x, axis=1, keep_dims=True) / N + eps)
+    tl.store(out_ptr + rows * N + columns, x * inverse_rms * weight, mask=inside)
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float = 1e-6) -> torch.Tensor:
@@ -53,12 +56,21 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float = 1e-6) -> torch.
     N = x.shape[-1]
     rows = as_rows(x)
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    BLOCK = next_power_of_2(N)
+    M, BLOCK = rows.shape[0], next_power_of_2(N)
+    ROWS = rows_for(BLOCK)
     launch(
-        rms_norm_kernel, (rows.shape[0],), rows, weight.contiguous(), out, rows.stride(0), N, eps,
-        BLOCK=BLOCK, num_warps=warps_for(BLOCK),
+        rms_norm_kernel, (triton.cdiv(M, ROWS),),
+        rows, weight.contiguous(), out, rows.stride(0), M, N, eps,
+        ROWS=ROWS, BLOCK=BLOCK, num_warps=warps_for(ROWS * BLOCK),
     )  # fmt: skip
     return out
+
+
+def rows_for(BLOCK: int) -> int:
+    """Rows that one program normalises: one hidden state, or the heads that make 4096 elements."""
+    # A head is too little work to start a program for: on an H100, one 128-element bfloat16 row a
+    # program moved 846 GB/s, where a copy moves 2,900.
+    return 4096 // BLOCK if BLOCK <= 256 else 1
 
 
 def check_row(x: torch.Tensor, weight: torch.Tensor) -> None:

@@ -128,7 +128,6 @@ def test_the_notebook_states_what_the_exercise_says(exercise: Exercise):
         ("mul", "mul", {"mul_kernel"}),
         ("softmax", "softmax", {"softmax_kernel"}),
         ("softmax_online", "softmax", {"softmax_online_kernel"}),
-        ("rms_norm", "rms_norm", {"rms_norm_kernel"}),
         ("skip_rms_norm", "skip_rms_norm", {"skip_rms_norm_kernel"}),
         ("rope", "rope", {"rope_kernel", "rotate_heads"}),
         ("swiglu", "swiglu", {"swiglu_kernel"}),

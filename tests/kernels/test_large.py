@@ -51,7 +51,7 @@ def make_large(name: str, width: int) -> Inputs:
     ("name", "width"),
     [
         ("mul", 4096), ("softmax", 4096), ("softmax", 32768), ("rms_norm", 4096),
-        ("skip_rms_norm", 4096), ("swiglu", 4096), ("rope", 4096),
+        ("rms_norm", 128), ("skip_rms_norm", 4096), ("swiglu", 4096), ("rope", 4096),
     ],
 )  # fmt: skip
 def test_rows_at_the_far_end(name, width):

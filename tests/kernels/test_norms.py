@@ -17,6 +17,7 @@ SHAPES = {
     "odd": (3, 31),
     "smollm2": (5, 576),
     "per_head": (2, 3, 40),
+    "a_head_more_than_a_program_has": (3, 11, 96),
     "one_more_than_a_power_of_two": (1, 4097),
     "the_longest": (2, 65536),
 }
