@@ -356,6 +356,60 @@ def write_kv() -> str:
     return d.svg()
 
 
+def sampler_steps() -> str:
+    """Lesson 14: what happens to a row of logits, in order."""
+    d = Drawing(
+        880,
+        150,
+        "The sampler, from left to right: logits; penalties for tokens already said; divide by "
+        "the temperature; a threshold, the highest of those of top-k, top-p and min-p; add Gumbel "
+        "noise to what passes; the largest is the next token.",
+    )
+    steps = [
+        ("logits", "[V]", "plain"),
+        ("penalties", "said before", "sky"),
+        ("÷ temperature", "sharp or flat", "sky"),
+        ("threshold", "top-k, top-p, min-p", "lit"),
+        ("+ noise", "hash(seed, step, i)", "green"),
+        ("argmax", "the next token", "orange"),
+    ]
+    w, gap = 122, 20
+    for i, (name, note, style) in enumerate(steps):
+        x = 22 + i * (w + gap)
+        d.box(x, 46, w, 58, name, style, note, 12.5)
+        if i:
+            d.arrow((x - gap + 1, 75), (x - 2, 75))
+    d.text(22, 28, "one row, one request", 13, "", "start")
+    d.text(22 + 3.5 * (w + gap), 130, "what is below the threshold is out", 12, "soft", "start")
+    return d.svg()
+
+
+def sample_slices() -> str:
+    """Lesson 14: who reads what when a row of the vocabulary is sampled without a sort."""
+    d = Drawing(
+        860,
+        272,
+        "A row of 49,152 logits in 24 slices of 2,048. First, 24 programs read one slice each: "
+        "they find the maximum, then count and weigh what is above some levels under it, then list "
+        "the tokens above the lowest level that can matter. Second, one program reads that short "
+        "list only: it narrows the threshold by 16 pivots a pass, adds noise, and draws.",
+    )
+    d.text(24, 30, "one row of logits, in slices of 2,048", 13, "", "start")
+    for i in range(12):
+        x = 24 + i * 68
+        d.box(x, 44, 62, 32, "…" if i == 10 else f"slice {23 if i == 11 else i}", "lit", "", 11.5)
+        d.arrow((x + 31, 77), (x + 31, 99))
+    d.box(24, 100, 810, 46, "a program for each slice", "plain", "maximum; count and mass; list")
+    for x in (120, 340, 560):
+        d.arrow((x, 147), (340 + (x - 340) * 0.5, 171))
+    d.box(190, 172, 300, 32, "the candidates: often a few hundred", "sky", "", 12.5)
+    d.arrow((491, 188), (539, 188))
+    d.box(540, 166, 294, 46, "one program for the row", "plain", "16 pivots a pass, then noise")
+    d.arrow((687, 213), (687, 229))
+    d.box(617, 230, 140, 30, "next token", "orange", "", 12.5)
+    return d.svg()
+
+
 FIGURES: dict[str, Callable[[], str]] = {
     "map.svg": engine_map,
     **{f"map_{n:02d}.svg": partial(engine_map, n) for n in range(LAST_LESSON + 1)},
@@ -371,6 +425,8 @@ FIGURES: dict[str, Callable[[], str]] = {
     "swiglu_grid.svg": swiglu_grid,
     "kv_pools.svg": kv_pools,
     "write_kv.svg": write_kv,
+    "sampler_steps.svg": sampler_steps,
+    "sample_slices.svg": sample_slices,
 }
 
 

@@ -59,6 +59,7 @@ def test_a_lessons_final_kernels_are_the_packages(path):
         ("04_rope", {"rope_kernel", "rotate_heads"}),
         ("05_swiglu", {"swiglu_kernel"}),
         ("10_kv_cache", {"write_kv_kernel"}),
+        ("14_sampling", {"splitmix64", "gumbel_noise", "key_of", "logit_of"}),
     ],
 )
 def test_a_lesson_builds_the_kernels_it_is_about(lesson, kernels):
@@ -85,6 +86,14 @@ def test_lesson_10_builds_the_engines_block_manager():
     built = methods_in(lesson, "BlockManager")
     assert "copy_on_write" in built
     assert built == methods_in(package, "BlockManager")
+
+
+def test_lesson_14_builds_the_packages_noise():
+    package = (ROOT / "litellama" / "kernels" / "sample.py").read_text(encoding="utf-8")
+    code = "\n\n".join(cells(ROOT / "notebooks" / "14_sampling.ipynb", "code"))
+    for node in ast.parse(package).body:
+        if isinstance(node, ast.FunctionDef) and node.name in ("gumbel", "mix64", "shift_right"):
+            assert ast.get_source_segment(package, node) in code, node.name
 
 
 @pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)

@@ -257,3 +257,48 @@ def feed_forward(tokens: int, model: str) -> "Figure":
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.24), ncols=3, frameon=False, fontsize=9)
     figure.suptitle(feed_forward_alt(tokens, model), x=0.02, ha="left", fontsize=10)
     return figure
+
+
+def nucleus_state(
+    scores: "torch.Tensor", temperature: float, top_p: float
+) -> tuple[list[float], list[float], int, float]:
+    """Lesson 14: chances and their running sum, the likeliest first; how many are kept; 1 / sum."""
+    chances = (scores.double() / temperature).softmax(-1).sort(descending=True).values
+    shares = chances.cumsum(0)
+    kept = min(int((shares < top_p).sum()) + 1, len(chances))
+    return chances.tolist(), shares.tolist(), kept, 1 / float(shares[kept - 1])
+
+
+def nucleus_alt(scores: "torch.Tensor", words: list[str], temperature: float, top_p: float) -> str:
+    """Lesson 14: how many tokens the nucleus has, and what it does to the likeliest."""
+    chances, shares, kept, factor = nucleus_state(scores, temperature, top_p)
+    return (
+        f"T {temperature:g}, top-p {top_p:g}: {kept:,} of {len(chances):,} tokens kept, "
+        f"{shares[kept - 1]:.1%} of the probability; “{words[0]}” from {chances[0]:.1%} to "
+        f"{chances[0] * factor:.1%}."
+    )
+
+
+def nucleus(scores: "torch.Tensor", words: list[str], temperature: float, top_p: float) -> "Figure":
+    """Lesson 14: the likeliest tokens, kept or dropped, over the running sum of all of them.
+
+    scores: the logits [V] of one step; words: the likeliest tokens as text, in order.
+    """
+    chances, shares, kept, factor = nucleus_state(scores, temperature, top_p)
+    figure, (above, below) = canvas(7.5, 4.9, rows=2)
+    for i, chance in enumerate(chances[: len(words)]):
+        if i < kept:  # what the draw will see: the nucleus shares out what was dropped
+            above.bar(i, 100 * chance * factor, 0.8, color="none", edgecolor=PALETTE["blue"])
+        above.bar(i, 100 * chance, 0.8, color=PALETTE["blue" if i < kept else "grey"])
+    above.set_xticks(range(len(words)), words, rotation=55, ha="right", fontsize=9)
+    above.set(xlim=(-0.7, len(words) - 0.3), ylabel="chance, %")
+    above.tick_params(bottom=False)
+    ranks = range(1, len(shares) + 1)
+    below.semilogx(ranks, shares, color=PALETTE["grey"], linewidth=2)
+    below.semilogx(ranks[:kept], shares[:kept], color=PALETTE["blue"], linewidth=3.5)
+    below.plot(kept, shares[kept - 1], "o", color=PALETTE["blue"], markersize=8)
+    below.axhline(top_p, color=PALETTE["vermilion"], linestyle="--", linewidth=1.5)
+    below.set(ylim=(0, 1.06), xlabel="tokens, the likeliest first", ylabel="share so far")
+    below.grid(axis="y")
+    figure.suptitle(nucleus_alt(scores, words, temperature, top_p), x=0.02, ha="left", fontsize=9)
+    return figure
