@@ -87,12 +87,12 @@ def traffic(
         d.arrow(*(ends if is_read else ends[::-1]))
 
 
-def legend(d: Drawing, y: float) -> None:
+def legend(d: Drawing, y: float, what: str = "a row of N") -> None:
     """The two colours of traffic."""
     d.box(24, y - 12, 16, 16, "", "sky")
-    d.text(48, y, "a row of N read from memory", 12, "soft", "start")
+    d.text(48, y, f"{what} read from memory", 12, "soft", "start")
     d.box(250, y - 12, 16, 16, "", "orange")
-    d.text(274, y, "a row of N written to memory", 12, "soft", "start")
+    d.text(274, y, f"{what} written to memory", 12, "soft", "start")
 
 
 def rms_norm_traffic() -> str:
@@ -410,6 +410,102 @@ def sample_slices() -> str:
     return d.svg()
 
 
+def attention_matrices() -> str:
+    """Lesson 07: the matrices of attention, and what one program owns of them."""
+    d = Drawing(
+        860,
+        286,
+        "Six tokens. Q times K transposed gives a six by six score matrix, of which only the lower "
+        "triangle is used; softmax of its rows gives the weights; the weights times V give the "
+        "output O. One program owns two rows of Q, of the scores, of the weights and of O, and "
+        "reads all of K and V.",
+    )
+    cell, top, words = 22, 112, ["The", "best", "thing", "about", "Paris", "is"]
+    mine = (2, 3)
+
+    def grid(x: float, y: float, rows: int, columns: int, style: Callable[[int, int], str]) -> None:
+        for i in range(rows):
+            for j in range(columns):
+                d.box(x + j * cell, y + i * cell, cell - 3, cell - 3, "", style(i, j))
+
+    def square(i: int, j: int) -> str:
+        return "masked" if j > i else "lit" if i in mine else "plain"
+
+    for i, word in enumerate(words):
+        d.text(66, top + i * cell + 14, word, 12, "", "end")
+        d.text(184 + i * cell + 10, top + 6 * cell + 14, word[:3], 9.5, "soft")
+    grid(80, top, 6, 3, lambda i, j: "sky" if i in mine else "plain")
+    grid(184, top - 3 * cell - 10, 3, 6, lambda i, j: "sky")
+    grid(184, top, 6, 6, square)
+    grid(416, top, 6, 6, square)
+    grid(596, top, 6, 3, lambda i, j: "sky")
+    grid(716, top, 6, 3, lambda i, j: "orange" if i in mine else "plain")
+    d.text(112, top - 14, "Q", 13)
+    d.text(184 + 6 * cell + 14, top - 40, "Kᵀ", 13, "", "start")
+    d.arrow((322, top + 66), (408, top + 66))
+    d.text(364, top + 42, "scale, mask,", 11, "soft")
+    d.text(364, top + 56, "softmax", 11, "soft")
+    for x, sign in ((570, "×"), (690, "=")):
+        d.text(x, top + 72, sign, 18)
+    for x, name in ((482, "weights"), (629, "V"), (749, "O")):
+        d.text(x, top - 14, name, 13)
+    d.text(184, top + 6 * cell + 34, "scores: row = query, column = key", 11, "soft", "start")
+    for x, style, what in (
+        (416, "sky", "read"), (486, "lit", "kept on the chip"), (630, "orange", "written"),
+        (720, "masked", "the future"),
+    ):  # fmt: skip
+        d.box(x, top + 6 * cell + 22, 14, 14, "", style)
+        d.text(x + 20, top + 6 * cell + 34, what, 11, "soft", "start")
+    return d.svg()
+
+
+def attention_groups() -> str:
+    """Lesson 07: which key/value head serves which query heads."""
+    d = Drawing(
+        760,
+        186,
+        "Nine query heads and three key/value heads, as in SmolLM2. Query heads 0, 1 and 2 read "
+        "key/value head 0; 3, 4 and 5 read head 1; 6, 7 and 8 read head 2.",
+    )
+    styles = ["lit", "orange", "green"]
+    for head in range(9):
+        x = 24 + head * 80
+        d.box(x, 24, 70, 38, f"q {head}", styles[head // 3])
+        d.arrow((x + 35, 63), (24 + (head // 3) * 240 + 75 + (head % 3) * 40, 107))
+    for kv_head in range(3):
+        d.box(24 + kv_head * 240, 108, 230, 38, f"k {kv_head}, v {kv_head}", styles[kv_head])
+    d.text(24, 172, "query head h reads key/value head h // 3", 12, "soft", "start")
+    return d.svg()
+
+
+def attention_traffic() -> str:
+    """Lesson 07: what the torch operations move, and what one kernel moves."""
+    d = Drawing(
+        884,
+        214,
+        "Attention as five torch operations: Q K transposed reads q and k and writes the scores S; "
+        "scale, mask and softmax each read a matrix S and write one; times V reads S and v and "
+        "writes the result: S crosses eight times. As one kernel it reads q, k and v and writes "
+        "the result.",
+    )
+    d.text(24, 30, "five operations: S crosses 8 times", 13, "", "start")
+    d.text(676, 30, "one kernel: never", 13, "", "start")
+    steps = [
+        ("Q Kᵀ", 142, ["q", "k"], ["S"]),
+        ("scale", 98, ["S"], ["S"]),
+        ("mask", 98, ["S"], ["S"]),
+        ("softmax", 98, ["S"], ["S"]),
+        ("times V", 142, ["S", "v"], ["out"]),
+    ]
+    x = 24
+    for name, width, reads, writes in steps:
+        traffic(d, x, 44, width, name, reads, writes)
+        x += width + 12
+    traffic(d, 676, 44, 192, "attention", ["q", "k", "v"], ["out"])
+    legend(d, 196, "a matrix")
+    return d.svg()
+
+
 FIGURES: dict[str, Callable[[], str]] = {
     "map.svg": engine_map,
     **{f"map_{n:02d}.svg": partial(engine_map, n) for n in range(LAST_LESSON + 1)},
@@ -427,6 +523,9 @@ FIGURES: dict[str, Callable[[], str]] = {
     "write_kv.svg": write_kv,
     "sampler_steps.svg": sampler_steps,
     "sample_slices.svg": sample_slices,
+    "attention_matrices.svg": attention_matrices,
+    "attention_groups.svg": attention_groups,
+    "attention_traffic.svg": attention_traffic,
 }
 
 

@@ -7,10 +7,11 @@ teaches with a few lines of code stays in its lesson; one that is mostly drawing
 from math import cos, exp, inf, pi, sin
 from typing import TYPE_CHECKING
 
-from litellama.course.figures import PALETTE, SOFT, canvas
+from litellama.course.figures import INK, PALETTE, SOFT, canvas
 
 if TYPE_CHECKING:
     import torch
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -301,4 +302,125 @@ def nucleus(scores: "torch.Tensor", words: list[str], temperature: float, top_p:
     below.set(ylim=(0, 1.06), xlabel="tokens, the likeliest first", ylabel="share so far")
     below.grid(axis="y")
     figure.suptitle(nucleus_alt(scores, words, temperature, top_p), x=0.02, ha="left", fontsize=9)
+    return figure
+
+
+# query heads, key/value heads, numbers a head
+ATTENTION_HEADS = {
+    "SmolLM2": (9, 3, 64),
+    "Llama-3.2-1B": (32, 8, 64),
+    "Llama-3.1-8B": (32, 8, 128),
+}
+
+
+def attention_bytes(keys: int, step: str, model: str) -> dict[str, tuple[int, int, int]]:
+    """Lesson 07: each rung's bytes of q, k, v and the result; of copied keys; of scores."""
+    Hq, Hkv, D = ATTENTION_HEADS[model]
+    Tq, size = keys if step == "prompt" else 1, 2
+    scores, rows, kv = Hq * Tq * keys * size, Hq * Tq * D * size, 2 * Hkv * keys * D * size
+    # A copy is read from its original, written, and read; without copies k and v are read once.
+    must, copies = 2 * rows + kv, 3 * kv * Hq // Hkv - kv
+    return {
+        "1: keys repeated": (must, copies, 8 * scores),
+        "2: by head index": (must, 0, 8 * scores),
+        "3: queries scaled": (must + 2 * rows, 0, 6 * scores),
+        "4: one kernel": (must, 0, 0),
+    }
+
+
+def megabytes(moved: int) -> str:
+    """Bytes as megabytes, to three digits where they are few."""
+    return f"{moved / 1e6:,.0f}" if moved >= 100e6 else f"{moved / 1e6:.3g}"
+
+
+def attention_traffic_alt(keys: int, step: str, model: str) -> str:
+    """Lesson 07: how many megabytes each rung moves."""
+    rungs = attention_bytes(keys, step, model)
+    moved = ", ".join(f"{name} {megabytes(sum(parts))}" for name, parts in rungs.items())
+    queries = f"a prompt of {keys:,} tokens" if step == "prompt" else f"a token over {keys:,} keys"
+    return f"One layer of {model}, {queries}, MB: {moved}."
+
+
+def attention_traffic(keys: int, step: str, model: str) -> "Figure":
+    """Lesson 07: the bytes of one layer's attention, at each rung of the ladder."""
+    rungs = attention_bytes(keys, step, model)
+    figure, axes = canvas(7.5, 2.9)
+    colours = {"q, k, v, result": "grey", "copies of k and v": "sky", "scores": "blue"}
+    for i, (part, colour) in enumerate(colours.items()):
+        before = [sum(parts[:i]) / 1e6 for parts in rungs.values()]
+        moved = [parts[i] / 1e6 for parts in rungs.values()]
+        axes.barh(list(rungs), moved, left=before, color=PALETTE[colour], label=part)
+    for name, parts in rungs.items():
+        axes.text(sum(parts) / 1e6, name, f" {megabytes(sum(parts))}", va="center", weight="bold")
+    most = max(sum(parts) for parts in rungs.values()) / 1e6
+    axes.set(xlim=(0, 1.13 * most), xlabel="MB moved, 16 bits a number")
+    axes.invert_yaxis()
+    axes.tick_params(left=False)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.22), ncols=3, frameon=False, fontsize=9)
+    words = attention_traffic_alt(keys, step, model).split(", MB:")[0]
+    figure.suptitle(words, x=0.02, ha="left", fontsize=10)
+    return figure
+
+
+def weights_panel(axes: "Axes", weights: "torch.Tensor", words: list[str]) -> None:
+    """Weights [T, T] as shaded squares with their percentages; the future is left blank."""
+    T = len(words)
+    for i in range(T):
+        for j in range(i + 1):
+            w = float(weights[i, j])
+            for colour, alpha in (("grey", 0.12), ("blue", w)):
+                axes.barh(i, 0.94, 0.94, j - 0.47, color=PALETTE[colour], alpha=alpha)
+            ink = "white" if w > 0.8 else INK
+            axes.text(j, i, f"{100 * w:.0f}", ha="center", va="center", fontsize=8, color=ink)
+    axes.set(xlim=(-0.6, T - 0.4), ylim=(T - 0.4, -0.6), aspect="equal")
+    axes.set_xticks(range(T), words, rotation=45, ha="right", fontsize=8.5)
+    axes.set_yticks(range(T), words, fontsize=8.5)
+    axes.tick_params(left=False, bottom=False)
+    axes.spines[:].set_visible(False)
+
+
+def attention_heads_alt(weights: "torch.Tensor", chosen: dict[str, tuple[int, int]]) -> str:
+    """Lesson 07: what each chosen head's last word looks at."""
+    said = [
+        f"layer {layer} head {head} ({name}) gives "
+        + ", ".join(f"{100 * w:.0f}" for w in weights[layer, head, -1].tolist())
+        for name, (layer, head) in chosen.items()
+    ]
+    return f"Attention weights as squares. The last word's row, in percent: {'; '.join(said)}."
+
+
+def attention_heads(
+    weights: "torch.Tensor", words: list[str], chosen: dict[str, tuple[int, int]]
+) -> "Figure":
+    """Lesson 07: the weights of some heads side by side; weights is [layers, heads, T, T]."""
+    figure, panels = canvas(7.8, 3.2, columns=len(chosen))
+    for axes, (name, (layer, head)) in zip(panels, chosen.items(), strict=True):
+        weights_panel(axes, weights[layer, head], words)
+        axes.set_title(f"{name}\nlayer {layer}, head {head}", loc="left", fontsize=10)
+    for axes in panels[1:]:
+        axes.set_yticks([])
+    return figure
+
+
+def attention_head_alt(weights: "torch.Tensor", words: list[str], layer: int, head: int) -> str:
+    """Lesson 07: what the words look at most in one head."""
+    most = weights[layer, head].argmax(-1).tolist()
+    looks = ", ".join(
+        f"{word} → {words[j]} {100 * float(weights[layer, head, i, j]):.0f}%"
+        for i, (word, j) in enumerate(zip(words, most, strict=True))
+        if i
+    )
+    return f"Layer {layer}, head {head}: {looks}."
+
+
+def attention_head(weights: "torch.Tensor", words: list[str], layer: int, head: int) -> "Figure":
+    """Lesson 07: one head's weights, and the mean over the heads of its layer."""
+    figure, panels = canvas(7.5, 3.7, columns=2)
+    weights_panel(panels[0], weights[layer, head], words)
+    group = head // (ATTENTION_HEADS["SmolLM2"][0] // ATTENTION_HEADS["SmolLM2"][1])
+    title = f"layer {layer}, head {head}, keys of head {group}"
+    panels[0].set_title(title, loc="left", fontsize=10)
+    weights_panel(panels[1], weights[layer].mean(0), words)
+    panels[1].set_title(f"layer {layer}, mean of all heads", loc="left", fontsize=10)
+    panels[1].set_yticks([])
     return figure
