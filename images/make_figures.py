@@ -506,6 +506,69 @@ def attention_traffic() -> str:
     return d.svg()
 
 
+def matmul_tiles() -> str:
+    """Lesson 06: what the program of one tile of the result reads, step by step along K."""
+    d = Drawing(
+        700,
+        384,
+        "One program of the tiled product owns one tile of y, tokens by outputs. Going along K in "
+        "four steps it reads the blocks of x in the tile's rows, and the blocks of the transposed "
+        "W in the tile's columns. Step 2 is marked: one block of each, multiplied and added to "
+        "the tile's sums.",
+    )
+    cell, gap = 56, 4
+    left_x, left_y, top_w, top_y = 100, 440, 36, 210
+    d.text(left_x + 2 * cell, 200, "x: T rows, K columns", 13)
+    d.text(left_y + 2 * cell, 24, "Wᵀ: K rows, N columns", 13)
+    for i in range(3):
+        for j in range(4):
+            style = "plain" if i != 1 else "orange" if j == 2 else "sky"
+            d.box(left_x + j * cell, top_y + i * 46, cell - gap, 42, "", style)
+            style = "lit" if (i, j) == (1, 1) else "plain"
+            d.box(left_y + j * cell, top_y + i * 46, cell - gap, 42, "", style)
+    for k in range(4):
+        for j in range(4):
+            style = "plain" if j != 1 else "orange" if k == 2 else "sky"
+            d.box(left_y + j * cell, top_w + k * 40, cell - gap, 36, "", style)
+        d.text(left_x + (k + 0.5) * cell - 2, 364, f"step {k}", 11, "soft")
+        d.text(left_y - 10, top_w + k * 40 + 23, f"step {k}", 11, "soft", "end")
+    d.text(left_y + 2 * cell, 364, "y: T rows, N columns", 13)
+    d.arrow((left_x + 3 * cell, top_y + 67), (left_y + cell - 3, top_y + 67))
+    d.arrow((left_y + 1.5 * cell - 2, top_w + 117), (left_y + 1.5 * cell - 2, top_y + 45))
+    for i, (style, words) in enumerate(
+        (("lit", "sums of program (1, 1)"), ("sky", "read in other steps"), ("orange", "now"))
+    ):
+        d.box(24, 40 + 28 * i, 16, 16, "", style)
+        d.text(48, 53 + 28 * i, words, 12, "soft", "start")
+    return d.svg()
+
+
+def matvec_rows() -> str:
+    """Lesson 06: which rows of W a program owns when there is one token."""
+    d = Drawing(
+        820,
+        290,
+        "The rows of W, two to a program: program 0 owns rows 0 and 1, program 1 rows 2 and 3, "
+        "program 2 rows 4 and 5. Program 1 loads both of its rows whole, multiplies them by x, "
+        "which every program reads, and writes y 2 and y 3.",
+    )
+    left, wide, top = 150, 340, 92
+    d.text(24, 48, "x: one row of K", 13, "", "start")
+    d.box(left, 28, wide, 32, "x[0] … x[K - 1]", "sky", "", 12)
+    for row in range(6):
+        mine, y = row in (2, 3), top + row * 28 + 6 * (row // 2)
+        d.text(24, y + 17, f"row {row} of W", 12, "" if mine else "soft", "start")
+        d.box(left, y, wide, 24, "", "lit" if mine else "plain")
+        d.arrow((left + wide + 2, y + 12), (548, y + 12))
+        d.arrow((662, y + 12), (694, y + 12))
+        d.box(696, y, 96, 24, f"y[{row}]", "orange" if mine else "plain", "", 12)
+        if row % 2 == 0:
+            d.box(550, y, 110, 52, f"program {row // 2}", "plain", "multiply, sum", 12)
+    d.arrow((left + wide + 1, 44), (605, 44), (605, top - 2))
+    d.text(616, 60, "read by every program", 11, "soft", "start")
+    return d.svg()
+
+
 FIGURES: dict[str, Callable[[], str]] = {
     "map.svg": engine_map,
     **{f"map_{n:02d}.svg": partial(engine_map, n) for n in range(LAST_LESSON + 1)},
@@ -519,6 +582,8 @@ FIGURES: dict[str, Callable[[], str]] = {
     "rope_token.svg": rope_token,
     "swiglu_traffic.svg": swiglu_traffic,
     "swiglu_grid.svg": swiglu_grid,
+    "matmul_tiles.svg": matmul_tiles,
+    "matvec_rows.svg": matvec_rows,
     "kv_pools.svg": kv_pools,
     "write_kv.svg": write_kv,
     "sampler_steps.svg": sampler_steps,

@@ -58,6 +58,7 @@ def test_a_lessons_final_kernels_are_the_packages(path):
         ("03_rmsnorm", {"rms_norm_kernel", "skip_rms_norm_kernel"}),
         ("04_rope", {"rope_kernel", "rotate_heads"}),
         ("05_swiglu", {"swiglu_kernel"}),
+        ("06_matmul", {"matmul_kernel", "plain_matvec_kernel"}),
         ("10_kv_cache", {"write_kv_kernel"}),
         ("14_sampling", {"splitmix64", "gumbel_noise", "key_of", "logit_of"}),
     ],

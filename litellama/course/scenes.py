@@ -424,3 +424,60 @@ def attention_head(weights: "torch.Tensor", words: list[str], layer: int, head: 
     panels[1].set_title(f"layer {layer}, mean of all heads", loc="left", fontsize=10)
     panels[1].set_yticks([])
     return figure
+
+
+# model -> outputs N and inputs K of the linear that makes gate and up
+LINEARS = {
+    "SmolLM2": (3072, 576),
+    "Llama-3.2-1B": (16384, 2048),
+    "Llama-3.1-8B": (28672, 4096),
+}
+# The data sheet of an H100 SXM: bytes a second, and bfloat16 FLOP a second of its tensor cores.
+H100_BYTES, H100_FLOPS = 3.35e12, 989e12
+
+
+def linear_work(tokens: int, matrix: str) -> tuple[float, float]:
+    """Lesson 06: FLOPs of a linear and the bytes it moves in bfloat16, everything once."""
+    N, K = LINEARS[matrix]
+    return 2.0 * tokens * N * K, 2.0 * (N * K + tokens * K + tokens * N)
+
+
+def linear_limit_alt(tokens: int, matrix: str) -> str:
+    """Lesson 06: the two times of a linear on an H100, and which of them is the limit."""
+    flops, moved = linear_work(tokens, matrix)
+    memory, arithmetic = 1e6 * moved / H100_BYTES, 1e6 * flops / H100_FLOPS
+    limit = "memory" if memory > arithmetic else "arithmetic"
+    return (
+        f"{tokens:,} token{'s' * (tokens > 1)}: {flops / moved:,.3g} FLOP for each byte; memory "
+        f"takes {memory:,.3g} µs, arithmetic {arithmetic:,.3g} µs. The limit is {limit}."
+    )
+
+
+def linear_limit(tokens: int, matrix: str) -> "Figure":
+    """Lesson 06: a linear under the roofline of an H100, and the time that each limit sets."""
+    flops, moved = linear_work(tokens, matrix)
+    figure, (roof, below) = canvas(7.5, 4.6, rows=2)
+    ridge, x = H100_FLOPS / H100_BYTES, flops / moved
+    roof.loglog([0.3, ridge, 2e4], [0.3 * H100_BYTES, H100_FLOPS, H100_FLOPS], color=SOFT)
+    roof.axvline(ridge, color=PALETTE["vermilion"], linestyle=":")
+    card = {"facecolor": figure.get_facecolor(), "edgecolor": "none", "pad": 1}
+    roof.text(
+        ridge, 3e12, f"ridge: {ridge:.0f} FLOP/byte", color=PALETTE["vermilion"], bbox=card,
+        ha="center", fontsize=9,
+    )  # fmt: skip
+    for other in (1, 16, 256, 4096):
+        work, bytes_of_it = linear_work(other, matrix)
+        y = min(work / bytes_of_it * H100_BYTES, H100_FLOPS)
+        roof.plot(work / bytes_of_it, y, "o", color=PALETTE["grey"], markersize=5)
+    roof.plot(x, min(x * H100_BYTES, H100_FLOPS), "o", color=PALETTE["blue"], markersize=10)
+    roof.set(ylim=(1e12, 3e15), xlabel="FLOP for each byte", ylabel="FLOP/s")
+    times = {"memory": 1e6 * moved / H100_BYTES, "arithmetic": 1e6 * flops / H100_FLOPS}
+    slowest = max(times, key=lambda name: times[name])
+    for name, time in times.items():
+        below.barh(name, time, color=PALETTE["blue" if name == slowest else "grey"])
+        below.text(time, name, f" {time:,.3g}", va="center", fontweight="bold")
+    below.set(xlim=(0, 1.2 * times[slowest]), xlabel="µs, on the data sheet's H100")
+    below.invert_yaxis()
+    below.tick_params(left=False)
+    figure.suptitle(linear_limit_alt(tokens, matrix), x=0.02, ha="left", fontsize=10)
+    return figure
