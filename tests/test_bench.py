@@ -27,6 +27,7 @@ from litellama.bench import (
     peers,
     report,
     serving,
+    serving_kernels,
     timing,
 )
 from litellama.bench.case import Case, Peer, normal
@@ -510,6 +511,30 @@ def test_kernels_are_chosen_by_name_and_label() -> None:
         kernels.choose(["nope"])
     with pytest.raises(RequestError, match=r"no case has 'T5'.*hd64 T1024"):
         kernels.choose(["flash_attention"], "T5")
+
+
+def test_the_cache_write_by_hand() -> None:
+    case = serving_kernels.write_case(70)
+    k, v = case.inputs(CPU, torch.float32)
+    assert case.bytes_moved((k, v)) == 4 * 4 * 70 * 8 * 128
+    ours, theirs = (peer.call(*peer.prepare(k, v)) for peer in case.peers)
+    assert torch.equal(ours, theirs)
+    *_, slots = case.peers[0].prepare(k, v)
+    assert torch.equal(ours[0].flatten(0, 1)[slots], k)
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.5])
+def test_the_sampler_and_its_peer_draw_from_the_nucleus(top_p: float) -> None:
+    case = serving_kernels.sample_case(40, 30, top_p)
+    (logits,) = case.inputs(CPU, torch.float32)
+    assert case.bytes_moved((logits,)) == 4 * 40 * 30
+    ordered, order = torch.softmax(logits, -1).sort(-1, descending=True)
+    kept = ordered.cumsum(-1) - ordered < top_p
+    ours, theirs = (peer.call(*peer.prepare(logits)).flatten() for peer in case.peers)
+    for drawn in (ours, theirs):
+        places = (order == drawn[:, None]).int().argmax(-1)
+        assert kept.gather(-1, places[:, None]).all()
+    assert not torch.equal(ours, theirs), "they draw other numbers"
 
 
 def test_every_case_has_a_name_of_its_own() -> None:

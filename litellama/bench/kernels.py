@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from litellama.bench import attention, elementwise, machine, matvec, timing
+from litellama.bench import attention, elementwise, machine, matvec, serving_kernels, timing
 from litellama.bench.case import Case, Peer
 from litellama.errors import RequestError
 
@@ -28,7 +28,8 @@ OPTIONAL = {elementwise.LIGER: "liger_kernel"}
 
 def all_cases() -> list[Case]:
     """Every case, in the order of the tables."""
-    return [*attention.cases(), *matvec.cases(), *elementwise.cases()]
+    modules = (attention, matvec, serving_kernels, elementwise)
+    return [case for module in modules for case in module.cases()]
 
 
 def choose(names: list[str] | None, only: str = "") -> list[Case]:
