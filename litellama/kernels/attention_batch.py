@@ -22,7 +22,7 @@ class AttentionBatch:
     block_table: int32 [S, max_blocks]; the blocks of each sequence in order; unused entries are 0.
     slots: int64 [T]; where each new token's key and value go: block * block_size + offset.
     block_size: tokens in a block.
-    max_query_len, max_seq_len: the largest of each, known without asking the GPU.
+    max_query_len, max_seq_len: the largest of each, or more, known without asking the GPU.
     """
 
     query_starts: torch.Tensor
@@ -81,10 +81,11 @@ class AttentionBatch:
 
         The usual case of one chat on a CPU, where gathering keys costs more than attending to them.
         """
-        if len(self.seq_lens) != 1 or self.max_seq_len == 0:
+        length = int(self.seq_lens[0]) if len(self.seq_lens) == 1 else 0
+        if length == 0:
             return None
-        blocks = self.block_table[0, : -(-self.max_seq_len // self.block_size)].tolist()
+        blocks = self.block_table[0, : -(-length // self.block_size)].tolist()
         if blocks != list(range(blocks[0], blocks[0] + len(blocks))):
             return None
         start = blocks[0] * self.block_size
-        return slice(start, start + self.max_seq_len)
+        return slice(start, start + length)

@@ -52,7 +52,7 @@ def flash_decoding_reference(
         keys, values = keys[batch.key_run], values[batch.key_run]
     k = keys.view(S, -1, Hkv, D).transpose(1, 2)  # [S, Hkv, max_seq_len, D]
     v = values.view(S, -1, Hkv, D).transpose(1, 2)
-    mask = batch.is_key[:, None, None, :] if S > 1 else None
+    mask = batch.is_key[:, None, None, :] if batch.key_run is None else None
     group = q.view(S, Hkv, Hq // Hkv, D)
     out = F.scaled_dot_product_attention(group, k, v, attn_mask=mask, scale=scale)
     if batch.without_keys is not None:

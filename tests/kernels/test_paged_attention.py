@@ -107,6 +107,17 @@ def test_the_two_kernels_and_the_torch_versions_agree(kernel, lengths, shuffled,
     close(step.run(kernel), step.expected())
 
 
+@pytest.mark.parametrize("backend", ["triton", "torch"])
+@pytest.mark.parametrize("lengths", [[(1, 37), (1, 150)], [(1, 37)]], ids=["2", "lone"])
+@pytest.mark.parametrize("shuffled", [True, False], ids=["scattered", "side_by_side"])
+def test_decoding_with_room_for_more_keys_than_there_are(lengths, shuffled, backend, device):
+    """As in a CUDA graph: ``max_seq_len`` is the most that the graph can take."""
+    step = make_step(lengths, 6, 2, 40, 4, device, shuffled=shuffled)
+    step = replace(step, batch=replace(step.batch, max_seq_len=256))
+    with kernels.use_backend(backend):
+        close(step.run(flash_decoding), step.expected())
+
+
 @both
 def test_a_scale_of_ones_own(kernel, device):
     step = make_step([(1, 37)], 2, 1, 16, 4, device)
