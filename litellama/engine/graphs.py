@@ -24,7 +24,7 @@ from litellama.kernels.backend import next_power_of_2
 from litellama.models.decoder import Decoder
 from litellama.sampling import SamplingBatch, sample
 
-# Padding to the next of these costs at most a quarter more rows, from 4 on.
+# Padding to the next of these costs at most a third more rows, from 4 on.
 BATCH_SIZES = [1, 2, 4, 6, *range(8, 32, 4), *range(32, 64, 8), *range(64, 128, 16)]
 SHORTEST_CONTEXT = 256
 
@@ -56,27 +56,24 @@ class DecodeGraphs:
         in_flight: int,
     ) -> None:
         self.model, self.cache, self.tokens = model, cache, tokens
-        self.max_num_seqs, self.max_seq_len = len(tokens), max_seq_len
+        self.max_num_seqs = len(tokens)
         self.block_size, self.device = cache.shape[3], tokens.device
-        rows, width = (
-            round_up(self.max_num_seqs, 4),
-            -(-self._context(max_seq_len) // self.block_size),
-        )
+        rows, width = round_up(self.max_num_seqs, 4), self._width(self._context(max_seq_len))
         # ids, positions and slots; then lengths, and the block table.
         self._longs = torch.zeros(3 * rows, dtype=torch.int64, device=self.device)
         self._ints = torch.zeros(rows * (1 + width), dtype=torch.int32, device=self.device)
         # Copies to the GPU are still to come when ``run`` returns: as many sets of their sources
         # as steps can be in flight, used in turn.
+        inputs = (self._longs, self._ints)
         self._sources = [
-            [
-                torch.zeros(x.shape, dtype=x.dtype, pin_memory=True)
-                for x in (self._longs, self._ints)
-            ]
+            [torch.zeros(x.shape, dtype=x.dtype, pin_memory=True) for x in inputs]
             for _ in range(in_flight)
         ]
         self._table = torch.zeros(self.max_num_seqs, width, dtype=torch.int32).numpy()
         self._widths: list[int] = []  # how many blocks of each row of the table are filled in
-        self._requests: list[Request] = []  # whose settings ``sampling`` holds
+        # Whose settings ``sampling`` holds, and the token that each computes next.  If the next
+        # step is another, its requests' settings and blocks are taken up anew.
+        self._next: list[tuple[Request, int]] = []
         self.sampling = SamplingBatch(self.max_num_seqs, model.config.vocab_size, self.device)
         self._graphs: dict[Shape, torch.cuda.CUDAGraph] = {}
         self._pool = torch.cuda.graph_pool_handle()
@@ -88,27 +85,24 @@ class DecodeGraphs:
         ids: each one's last token, or -1 - i for the i-th of ``tokens``.  fill: writes their
         settings into a SamplingBatch.
         """
-        requests = [s.request for s in scheduled]
         shape = Shape(
-            size=self._size(len(requests)),
+            size=self._size(len(scheduled)),
             context=self._context(max(s.stop for s in scheduled)),
-            filters=any(r.params.filters for r in requests),
-            penalties=any(r.params.penalises for r in requests),
+            filters=any(s.request.params.filters for s in scheduled),
+            penalties=any(s.request.params.penalises for s in scheduled),
         )
-        if shape not in self._graphs:
+        expected, self._next = self._next, []
+        captured = shape in self._graphs
+        if not captured:
             fill(self.sampling, scheduled)  # so that it holds whatever the sampler needs
             self._graphs[shape] = self._capture(shape)
-            self.forget()
-        if requests != self._requests:
+        if not captured or [(s.request, s.start) for s in scheduled] != expected:
             fill(self.sampling, scheduled)
-            self._requests, self._widths = requests, [0] * len(requests)
+            self._widths = [0] * len(scheduled)
         self._copy_inputs(shape, scheduled, ids)
         self._graphs[shape].replay()
-        return self.tokens[: len(requests)]
-
-    def forget(self) -> None:
-        """The requests go another way for a step: take up their settings and blocks anew."""
-        self._requests = []
+        self._next = [(s.request, s.stop) for s in scheduled]
+        return self.tokens[: len(scheduled)]
 
     def _size(self, count: int) -> int:
         size = next((size for size in BATCH_SIZES if size >= count), round_up(count, 32))
@@ -118,11 +112,15 @@ class DecodeGraphs:
         """The longest context of a graph for sequences of this length: a power of two."""
         return max(next_power_of_2(length), SHORTEST_CONTEXT)
 
+    def _width(self, context: int) -> int:
+        """Columns of the block table."""
+        return -(-context // self.block_size)
+
     def _copy_inputs(
         self, shape: Shape, scheduled: Sequence[Scheduled], ids: Sequence[int]
     ) -> None:
         """Write a step into the graph's inputs, and padding into the rows after it."""
-        n, size, width = len(scheduled), shape.size, -(-shape.context // self.block_size)
+        n, size, width = len(scheduled), shape.size, self._width(shape.context)
         for row, s in enumerate(scheduled):
             blocks, known = s.request.blocks, self._widths[row]
             if len(blocks) > known:
@@ -145,7 +143,7 @@ class DecodeGraphs:
 
     def _step(self, shape: Shape) -> None:
         """One decode step on the inputs: what a graph holds."""
-        size, width = shape.size, -(-shape.context // self.block_size)
+        size, width = shape.size, self._width(shape.context)
         ids, positions, slots = self._longs[: 3 * size].view(3, size)
         lengths = round_up(size, 4)
         batch = AttentionBatch(
@@ -165,9 +163,7 @@ class DecodeGraphs:
 
     def _capture(self, shape: Shape) -> torch.cuda.CUDAGraph:
         """Record the step, after a first run on padding alone that compiles its kernels."""
-        sampled = (
-            self.tokens.clone()
-        )  # which the next step is to read, and the first run overwrites
+        sampled = self.tokens.clone()  # the next step reads them, and the first run overwrites them
         self._longs.zero_()
         self._longs[2 * shape.size : 3 * shape.size] = -1
         self._ints.zero_()

@@ -75,8 +75,6 @@ class Runner:
             tokens = self._graphs.run(step.scheduled, ids, self._fill)
         else:
             tokens = self.run(step)
-            if self._graphs:
-                self._graphs.forget()
         self._places = {s.request: i for i, s in enumerate(step.sampling)}
         return self._bring(tokens)
 
@@ -186,10 +184,8 @@ class Runner:
             max_seq_len=T,
         )
         ids, positions = self._tensor(token_ids, torch.int64), torch.arange(T, device=self.device)
-        cache, features = (
-            make_cache(self.model, num_blocks, size),
-            self.features([(0, T, pictures)]),
-        )
+        cache = make_cache(self.model, num_blocks, size)
+        features = self.features([(0, T, pictures)])
         hidden = self.model(ids, positions, cache, batch, features)
         return self.model.logits(hidden).cpu()
 
