@@ -13,7 +13,6 @@ Lesson 08 builds this file.
 """
 
 import torch
-import torch.nn.functional as F
 
 from litellama.kernels.attention_batch import AttentionBatch
 from litellama.kernels.backend import (
@@ -26,7 +25,13 @@ from litellama.kernels.backend import (
     triton,
     uses_triton,
 )
-from litellama.kernels.flash_attention import LOG2_E, check_scale, online_softmax, tile_sizes
+from litellama.kernels.flash_attention import (
+    LOG2_E,
+    check_scale,
+    flash_attention_reference,
+    online_softmax,
+    tile_sizes,
+)
 
 
 def flash_attention_varlen_reference(
@@ -53,15 +58,8 @@ def attend_one(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float | None
 ) -> torch.Tensor:
     """Causal attention of one sequence's last n tokens: q [n, Hq, D] over k, v [m, Hkv, D]."""
-    (n, Hq, _), (m, Hkv, _) = q.shape, k.shape
-    # SDPA's is_causal aligns the diagonal at the first key, which is right only when n = m.
-    mask = None
-    if 1 < n < m:
-        mask = torch.ones(n, m, dtype=torch.bool, device=q.device).tril(m - n)
-    out = F.scaled_dot_product_attention(
-        q.transpose(0, 1)[None], k.transpose(0, 1)[None], v.transpose(0, 1)[None],
-        attn_mask=mask, is_causal=1 < n == m, scale=scale, enable_gqa=Hq != Hkv,
-    )  # fmt: skip
+    q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
+    out = flash_attention_reference(q, k, v, causal=True, scale=scale)
     return out[0].transpose(0, 1)
 
 
