@@ -104,8 +104,8 @@ def matvec(
 
     norm: a weight [K] by which x is RMS-normed first, with ``eps``.  swiglu: the rows of the weight
     are a gate and an up half, and the result is silu(gate) * up, [T, N / 2].  residual: like the
-    result, added last.  Each further token costs arithmetic but no more reading; from some four
-    tokens on, a tiled product (``torch.nn.functional.linear``) is quicker.
+    result, added last.  Each further token costs arithmetic but no more reading; many are the work
+    of a tiled product (``torch.nn.functional.linear``).
     """
     check_matvec(x, weight, bias, norm, swiglu, residual)
     if not uses_triton(x) or x.shape[1] > MAX_BLOCK:
