@@ -7,18 +7,16 @@ little higher than what any engine can reach.
 
 from collections.abc import Sequence
 
+from litellama.engine import memory
 from litellama.llm import LLM
 
 
 def weight_bytes(llm: LLM) -> int:
     """Bytes of weights that one decode step reads: all but an embedding that only looks rows up."""
-    parameters = dict(llm.model.named_parameters())
-    total = sum(p.numel() * p.element_size() for p in parameters.values())
-    if not llm.config.tie_word_embeddings:
-        total -= sum(
-            p.numel() * p.element_size() for name, p in parameters.items() if "embed" in name
-        )
-    return total
+    total = memory.weight_bytes(llm.model)
+    if llm.config.tie_word_embeddings:
+        return total
+    return total - sum(p.nbytes for name, p in llm.model.named_parameters() if "embed" in name)
 
 
 def kv_bytes_per_token(llm: LLM) -> int:
