@@ -115,6 +115,12 @@ def test_recorded_costs_are_read_and_the_largest_shape_shown(tmp_path, monkeypat
     assert shown == [expected]
 
 
+def test_recorded_costs_carry_the_date_of_their_record(tmp_path):
+    record = {"date": "2026-11-22", "results": [COST]}
+    (tmp_path / "kernels_some.json").write_text(json.dumps(record))
+    assert figures.recorded("mul", tmp_path) == [COST | {"date": "2026-11-22"}]
+
+
 def test_of_two_shapes_as_large_only_one_is_shown():
     rows = [COST, COST | {"shape": [128, 1], "gb_per_s": 10.0}]
     assert figures.largest(rows) == [COST]

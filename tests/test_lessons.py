@@ -25,11 +25,10 @@ def kernels_in(source: str) -> dict[str, str]:
     return found
 
 
-PACKAGE = {
-    name: text
-    for path in (ROOT / "litellama" / "kernels").glob("*.py")
-    for name, text in kernels_in(path.read_text(encoding="utf-8")).items()
-}
+PACKAGE: dict[str, set[str]] = {}  # the flash_attention files have functions of one name
+for _path in (ROOT / "litellama" / "kernels").glob("*.py"):
+    for _name, _text in kernels_in(_path.read_text(encoding="utf-8")).items():
+        PACKAGE.setdefault(_name, set()).add(_text)
 
 
 def cells(path: Path, kind: str) -> list[str]:
@@ -47,7 +46,7 @@ def test_a_lessons_final_kernels_are_the_packages(path):
     code = [cell for cell in cells(path, "code") if not cell.lstrip().startswith("%")]
     for name, text in kernels_in("\n\n".join(code)).items():
         if name in PACKAGE:
-            assert text == PACKAGE[name], f"{name} differs from litellama/kernels"
+            assert text in PACKAGE[name], f"{name} differs from litellama/kernels"
 
 
 @pytest.mark.parametrize(

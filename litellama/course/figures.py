@@ -12,7 +12,7 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from litellama.course.drawing import PALETTE, engine_map
 
@@ -51,6 +51,7 @@ class Cost(TypedDict):
     median_us: float
     gb_per_s: float
     fraction_of_copy: float  # of the copy bandwidth of the same GPU
+    date: NotRequired[str]  # of the record
 
 
 def canvas(width: float = 7.5, height: float = 3.0, rows: int = 1, columns: int = 1) -> Any:
@@ -193,7 +194,10 @@ def recorded(
     rows: list[Cost] = []
     for path in sorted(folder.glob("kernels_*.json")):
         record = json.loads(path.read_text(encoding="utf-8"))
-        rows += record["results"] if isinstance(record, dict) else record
+        if isinstance(record, dict):
+            when = {"date": record["date"]} if "date" in record else {}
+            record = [row | when for row in record["results"]]
+        rows += record
     rows = [row for row in rows if row["kernel"] == kernel]
     return [row for row in rows if shape is None or first_shape(row) == list(shape)]
 
