@@ -17,7 +17,7 @@ from litellama.errors import CheckpointError
 from tests.fake_record import kernel_record
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ["chat", "generate", "bench", "pull", "convert", "doctor"]
+COMMANDS = ["chat", "generate", "bench", "pull", "convert", "doctor", "course"]
 
 
 def run(*arguments: object, stdin: str | None = None) -> Result:

@@ -1,4 +1,4 @@
-"""The shell: ``litellama chat | generate | bench | pull | convert | doctor``.
+"""The shell: ``litellama chat | generate | bench | pull | convert | doctor | course``.
 
 One file per command.  A command imports torch, transformers and the engine when it runs, never at
 the top of its file, so that ``--help`` and a mistyped option answer at once.
@@ -9,7 +9,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from litellama.cli import bench, chat, convert, doctor, generate, pull
+from litellama.cli import bench, chat, convert, course, doctor, generate, pull
 from litellama.cli.console import fail
 
 
@@ -36,6 +36,7 @@ app.add_typer(bench.app, name="bench")
 app.command()(pull.pull)
 app.command()(convert.convert)
 app.command()(doctor.doctor)
+app.command()(course.course)
 
 
 @app.callback()

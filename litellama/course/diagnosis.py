@@ -112,7 +112,7 @@ def _raised(exercise: Exercise, made: Attempt) -> Diagnosis | None:
         name, advice = "raised", _translate(root)
     message = (str(root).strip().splitlines() or [""])[-1]
     where = [_case_line(exercise, made)]
-    place = _kernel_line(error) or _their_line(root) or _their_line(error)
+    place = _kernel_line(error) or their_line(root) or their_line(error)
     if place:
         where.append(f"raised at line {place[0]}: {place[1]}")
     text = f"{type(root).__name__}: {message}" + (f"\n{advice}" if advice else "")
@@ -546,7 +546,7 @@ def _kernel_line(error: BaseException | None) -> tuple[int, str] | None:
     return None
 
 
-def _their_line(error: BaseException) -> tuple[int, str] | None:
+def their_line(error: BaseException) -> tuple[int, str] | None:
     """The deepest line of the learner's own code that an error passed through."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         name = frame.filename

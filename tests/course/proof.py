@@ -1,8 +1,6 @@
 """What proves an exercise, and the means to run a notebook's own cells as a module."""
 
-import importlib.util
 import itertools
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +8,8 @@ from types import ModuleType
 from typing import Any
 
 import nbformat
+
+from litellama.course.judge import run_cells
 
 ROOT = Path(__file__).resolve().parents[2]
 _numbers = itertools.count()
@@ -80,14 +80,5 @@ def edited(source: str, edits: tuple[tuple[str, str], ...]) -> str:
 
 
 def as_module(cells: list[str], folder: Path) -> ModuleType:
-    """Run code cells in order, as a module on disk (Triton reads the source of its kernels)."""
-    name = f"cells_{next(_numbers)}"
-    path = folder / f"{name}.py"
-    path.write_text("\n\n".join(cells), encoding="utf-8")
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
+    """Run code cells in order, as a reader's answers are run."""
+    return run_cells(cells, folder, f"cells_{next(_numbers)}")
