@@ -569,6 +569,39 @@ def matvec_rows() -> str:
     return d.svg()
 
 
+def decode_graph() -> str:
+    """Lesson 15: one step around a graph, and what stays at a fixed address."""
+    d = Drawing(
+        880,
+        262,
+        "The host writes ids, positions, slots, lengths and the block table into pinned memory; "
+        "they are copied into tensors at fixed addresses. One launch replays the graph, which "
+        "holds the model and the sampler and writes the tokens, at a fixed address too. The next "
+        "replay reads them there; a copy goes to the host, which reads it one step late.",
+    )
+    d.text(24, 30, "host", 12, "soft", "start")
+    d.text(24, 116, "GPU", 12, "soft", "start")
+    d.parts.append('<path d="M24 92L856 92" class="panel"/>')
+    d.box(72, 22, 190, 54, "pinned memory", "plain", "written anew each step", 12.5)
+    d.box(330, 22, 190, 54, "replay", "orange", "one launch", 12.5)
+    d.box(652, 22, 190, 54, "text, stop strings", "plain", "one step late", 12.5)
+    for i, name in enumerate(["ids, positions,\nslots", "lengths,\nblock table"]):
+        d.box(72 + 97 * i, 128, 93, 54, name, "sky", "", 11.5)
+    d.text(167, 202, "inputs at fixed addresses", 11.5, "soft")
+    d.box(330, 128, 190, 54, "the graph:\nmodel, then sampler", "lit", "", 12.5)
+    d.box(652, 128, 190, 54, "tokens", "sky", "at a fixed address", 12.5)
+    d.arrow((167, 77), (167, 126))
+    d.text(176, 108, "copy", 11, "soft", "start")
+    d.arrow((425, 77), (425, 126))
+    d.arrow((265, 155), (328, 155))
+    d.arrow((521, 155), (650, 155))
+    d.arrow((747, 127), (747, 78))
+    d.text(756, 108, "copy", 11, "soft", "start")
+    d.arrow((747, 183), (747, 232), (425, 232), (425, 184))
+    d.text(586, 224, "the next replay reads them here", 11.5, "soft")
+    return d.svg()
+
+
 FIGURES: dict[str, Callable[[], str]] = {
     "map.svg": engine_map,
     **{f"map_{n:02d}.svg": partial(engine_map, n) for n in range(LAST_LESSON + 1)},
@@ -587,6 +620,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     "kv_pools.svg": kv_pools,
     "write_kv.svg": write_kv,
     "sampler_steps.svg": sampler_steps,
+    "decode_graph.svg": decode_graph,
     "sample_slices.svg": sample_slices,
     "attention_matrices.svg": attention_matrices,
     "attention_groups.svg": attention_groups,

@@ -96,6 +96,23 @@ def test_lesson_14_builds_the_packages_noise():
             assert ast.get_source_segment(package, node) in code, node.name
 
 
+def test_lesson_15_builds_the_engines_decode_graphs():
+    code = "\n\n".join(cells(ROOT / "notebooks" / "15_cuda_graphs.ipynb", "code"))
+    engine = (ROOT / "litellama" / "engine" / "graphs.py").read_text(encoding="utf-8")
+    course = (ROOT / "litellama" / "course" / "graphs.py").read_text(encoding="utf-8")
+    assert methods_in(code, "DecodeGraphs") == methods_in(engine, "DecodeGraphs")
+    assert methods_in(code, "Graph") == methods_in(course, "Graph")
+    for source, names in (
+        (engine, ("resolve_ids", "round_up", "Shape")),
+        (course, ("asks_host", "flash_decoding")),
+    ):
+        parts = {
+            getattr(n, "name", ""): ast.get_source_segment(source, n)
+            for n in ast.parse(source).body
+        }
+        assert all(parts[name] in code for name in names)
+
+
 @pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
 def test_links_and_pictures_exist(path):
     targets = [target for cell in cells(path, "markdown") for target in LINK.findall(cell)]

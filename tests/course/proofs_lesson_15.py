@@ -1,0 +1,133 @@
+"""Proofs of lesson 15's exercises: slips in the solutions, and other right answers."""
+
+import torch
+from proof import Proof, wrong
+
+from litellama.course import launches
+from litellama.course.graphs import replayed
+
+
+def time_by_spans(durations, launch, graph_launch):
+    _, one_by_one = launches.schedule(durations, launch)
+    _, graph = launches.replay(durations, graph_launch)
+    gaps = [0, *(end for _, end in one_by_one)]
+    idle = sum(start - end for (start, _), end in zip(one_by_one, gaps, strict=False))
+    return int(one_by_one[-1][1]), int(graph[-1][1]), int(idle)
+
+
+def padding_by_bisection(counts, sizes):
+    from bisect import bisect_left
+
+    places = [bisect_left(sizes, count) for count in counts]
+    rows = sum(sizes[place] - count for place, count in zip(places, counts, strict=True))
+    return len(dict.fromkeys(places)), rows
+
+
+def replay_by_decorator(inputs, weight):
+    step = replayed(lambda x, w: (x @ w).clamp(min=0))
+    return torch.stack([step(x, weight) for x in inputs])
+
+
+@replayed
+def attention_by_hand(q, k, v, lengths):
+    scores = (k * q[:, None]).sum(-1) / q.shape[-1] ** 0.5
+    there = (torch.arange(k.shape[1], device=q.device)[None] < lengths[:, None]).float()
+    weights = (scores - scores.amax(-1, keepdim=True)).exp() * there
+    weights = weights / weights.sum(-1, keepdim=True).clamp(min=1e-30)
+    return (weights[..., None] * v).sum(1)
+
+
+_END = "end = max(end, (i + 1) * launch) + duration"
+_SIZE = "min(size for size in sizes if size >= count)"
+_COUNTED = "len(set(used)), sum(used) - sum(counts)"
+_MASK = "weights = torch.where(there, scores, -1e30).softmax(-1)"
+_AGAIN = "    weights = torch.where(there, weights, 0.0)\n"
+_THERE = "< lengths[:, None]"
+
+PROOFS = {
+    "step_time": Proof(
+        wrong=(
+            wrong("waits", "launch and run added", (_END, "end += launch + duration")),
+            wrong(
+                "totals",
+                "totals compared",
+                (_END, "end = max(sum(durations), len(durations) * launch)"),
+            ),
+            wrong("each", "larger of each", (_END, "end += max(launch, duration)")),
+            wrong(
+                "no order",
+                "kernels side by side",
+                (_END, "end = max(end, (i + 1) * launch + duration)"),
+            ),
+            wrong("first", "first launch for nothing", ("(i + 1) * launch", "i * launch")),
+            wrong("free", "graph launched for nothing", ("graph_launch + work", "work")),
+            wrong(
+                "often",
+                "graph launched kernel by kernel",
+                ("graph_launch + work", "graph_launch * len(durations) + work"),
+            ),
+            wrong("host", "idle of the host", ("end - work", "end - launch * len(durations)")),
+        ),
+        right=(time_by_spans,),
+    ),
+    "padding": Proof(
+        wrong=(
+            wrong(
+                "strict",
+                "strictly larger",
+                (_SIZE, "min([s for s in sizes if s > count] or sizes[-1:])"),
+            ),
+            wrong("largest", "largest size", (_SIZE, "max(sizes)")),
+            wrong("counts", "a graph for every count", ("set(used)", "set(counts)")),
+            wrong("all sizes", "every size captured", ("len(set(used))", "len(sizes)")),
+            wrong("each step", "a graph for every step", ("set(used)", "used")),
+            wrong("rows", "all rows", ("sum(used) - sum(counts)", "sum(used)")),
+            wrong(
+                "once",
+                "padding counted once",
+                (_COUNTED, "len(set(used)), sum(s - n for n, s in set(zip(counts, used)))"),
+            ),
+        ),
+        right=(padding_by_bisection,),
+    ),
+    "replay_all": Proof(
+        wrong=(
+            wrong("renamed", "stale input", ("buffer.copy_(x)", "buffer = x")),
+            wrong("kept", "results overwritten", ("out.clone()", "out")),
+            wrong(
+                "order",
+                "replayed before the copy",
+                (
+                    "buffer.copy_(x)\n        graph.replay()",
+                    "graph.replay()\n        buffer.copy_(x)",
+                ),
+            ),
+            wrong("view", "modified its inputs", ("inputs[0].clone()", "inputs[0]")),
+            wrong("linear", "relu left out", ("torch.relu(buffer @ weight)", "buffer @ weight")),
+        ),
+        right=(replay_by_decorator,),
+    ),
+    "decode_attention": Proof(
+        wrong=(
+            wrong(
+                "tolist",
+                "lengths of the capture",
+                (_THERE, "< torch.tensor(lengths.tolist(), device=q.device)[:, None]"),
+            ),
+            wrong("longest", "raised", ("k.shape[1], device", "int(lengths.max()), device")),
+            wrong(
+                "by index",
+                "raised",
+                (_MASK, "scores[~there] = -1e30\n    weights = scores.softmax(-1)"),
+            ),
+            wrong("all keys", "lengths not used", (_THERE, "< k.shape[1] + 0 * lengths[:, None]")),
+            wrong("more", "one key too many", (_THERE, "<= lengths[:, None]")),
+            wrong("less", "one key too few", (_THERE, "< lengths[:, None] - 1")),
+            wrong("scale", "scale forgotten", (" * q.shape[-1] ** -0.5", "")),
+            wrong("late", "masked after the softmax", (_MASK, "weights = scores.softmax(-1)")),
+            wrong("average", "padding is an average", (_AGAIN, "")),
+            wrong("infinite", "not finite", ("-1e30", "-torch.inf"), (_AGAIN, "")),
+        ),
+        right=(attention_by_hand,),
+    ),
+}
