@@ -478,6 +478,42 @@ def attention_groups() -> str:
     return d.svg()
 
 
+def qwen_blocks() -> str:
+    """Lesson 12: what happens to q, k and v in Llama, Qwen2.5 and Qwen3."""
+    d = Drawing(
+        860,
+        286,
+        "The way to attention in three families, between a hidden state and the output linear. "
+        "Llama 3.2 1B: the q, k, v linear makes 32 query heads and 8 key and 8 value heads of 64, "
+        "then RoPE. Qwen2.5 0.5B: the same with a bias in the linear, 14 query heads and 2 and 2 "
+        "of 64. Qwen3 0.6B: no bias; 16 query heads and 8 and 8 of 128, twice as wide as its "
+        "hidden state; each head of q and of k is normed on its own before RoPE.",
+    )
+    rows = [
+        ("Llama 3.2 1B", "2048", "q, k, v linear", "32 + 8 + 8 heads of 64", "", "", "2048"),
+        ("Qwen2.5 0.5B", "896", "q, k, v linear + bias", "14 + 2 + 2 heads of 64", "", "", "896"),
+        (
+            "Qwen3 0.6B", "1024", "q, k, v linear", "16 + 8 + 8 heads of 128",
+            "norm of q, k", "each head alone", "2048",
+        ),
+    ]  # fmt: skip
+    for i, (name, hidden, linear, heads, norm, note, wide) in enumerate(rows):
+        y = 34 + 84 * i
+        d.text(24, y + 24, name, 13, "", "start")
+        d.text(24, y + 42, f"hidden {hidden}", 11.5, "soft", "start")
+        d.box(128, y, 186, 58, linear, "lit" if "bias" in linear else "plain", heads, 12.5)
+        if norm:
+            d.box(342, y, 126, 58, norm, "lit", note, 12.5)
+            d.arrow((315, y + 29), (341, y + 29))
+        d.box(496, y, 84, 58, "RoPE", "plain", "q and k", 12.5)
+        d.arrow((469 if norm else 315, y + 29), (495, y + 29))
+        d.box(608, y, 96, 58, "attention", "plain", "KV cache", 12.5)
+        d.box(732, y, 104, 58, "output linear", "plain", f"{wide} → {hidden}", 12.5)
+        d.arrow((581, y + 29), (607, y + 29))
+        d.arrow((705, y + 29), (731, y + 29))
+    return d.svg()
+
+
 def attention_traffic() -> str:
     """Lesson 07: what the torch operations move, and what one kernel moves."""
     d = Drawing(
@@ -624,6 +660,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     "sample_slices.svg": sample_slices,
     "attention_matrices.svg": attention_matrices,
     "attention_groups.svg": attention_groups,
+    "qwen_blocks.svg": qwen_blocks,
     "attention_traffic.svg": attention_traffic,
 }
 

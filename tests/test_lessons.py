@@ -113,6 +113,30 @@ def test_lesson_15_builds_the_engines_decode_graphs():
         assert all(parts[name] in code for name in names)
 
 
+def without_hints(source: str) -> str:
+    """Code without the type hints of its functions."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.arg):
+            node.annotation = None
+        if isinstance(node, ast.FunctionDef):
+            node.returns = None
+    return ast.unparse(tree)
+
+
+def test_lesson_12_builds_the_packages_qwens():
+    lesson = "\n\n".join(cells(ROOT / "notebooks" / "12_qwen.ipynb", "code"))
+    for file, names in (
+        ("qwen2.py", ["Qwen2ForCausalLM"]),
+        ("qwen3.py", ["Qwen3Attention", "Qwen3ForCausalLM"]),
+    ):
+        package = (ROOT / "litellama" / "models" / file).read_text(encoding="utf-8")
+        for name in names:
+            built = methods_in(without_hints(lesson), name)
+            assert "read_config" in built or "heads" in built
+            assert built == methods_in(without_hints(package), name)
+
+
 @pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
 def test_links_and_pictures_exist(path):
     targets = [target for cell in cells(path, "markdown") for target in LINK.findall(cell)]
