@@ -638,6 +638,27 @@ def decode_graph() -> str:
     return d.svg()
 
 
+def step_budget() -> str:
+    """Lesson 16: what the steps of a budget of ten tokens hold."""
+    d = Drawing(
+        700,
+        252,
+        "Five steps with room for ten tokens each. Step 0: three tokens of A's prompt. Steps 1 and "
+        "2: one new token of A, then nine tokens of B's prompt. Step 3: one of A, the last seven "
+        "of B's prompt, then two of C's. Step 4: one token each of A and B, and C's last one.",
+    )
+    styles = {"A": "lit", "B": "green", "C": "sky", ".": "masked"}
+    d.text(110, 26, "at most ten tokens in a step: a box is a token", 12, "soft", "start")
+    notes = ("A's prompt", "A decodes, B's prompt", "the same", "C gets the rest", "nobody waits")
+    for i, tokens in enumerate(("AAA", "ABBBBBBBBB", "ABBBBBBBBB", "ABBBBBBBCC", "ABC")):
+        y = 38 + 40 * i
+        d.text(24, y + 22, f"step {i}", 13, "", "start")
+        for j, owner in enumerate(tokens.ljust(10, ".")):
+            d.box(110 + 40 * j, y, 36, 32, "" if owner == "." else owner, styles[owner])
+        d.text(524, y + 21, notes[i], 12, "soft", "start")
+    return d.svg()
+
+
 FIGURES: dict[str, Callable[[], str]] = {
     "map.svg": engine_map,
     **{f"map_{n:02d}.svg": partial(engine_map, n) for n in range(LAST_LESSON + 1)},
@@ -658,6 +679,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     "sampler_steps.svg": sampler_steps,
     "decode_graph.svg": decode_graph,
     "sample_slices.svg": sample_slices,
+    "step_budget.svg": step_budget,
     "attention_matrices.svg": attention_matrices,
     "attention_groups.svg": attention_groups,
     "qwen_blocks.svg": qwen_blocks,

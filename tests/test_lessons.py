@@ -88,6 +88,14 @@ def test_lesson_10_builds_the_engines_block_manager():
     assert built == methods_in(package, "BlockManager")
 
 
+def test_lesson_16_builds_the_engines_scheduler():
+    package = (ROOT / "litellama" / "engine" / "scheduler.py").read_text(encoding="utf-8")
+    lesson = "\n\n".join(cells(ROOT / "notebooks" / "16_continuous_batching.ipynb", "code"))
+    built, ours = methods_in(lesson, "Scheduler"), methods_in(package, "Scheduler")
+    assert "restart" in ours
+    assert {name: built[name] for name in ours} == ours  # the first rungs have a few more
+
+
 def test_lesson_14_builds_the_packages_noise():
     package = (ROOT / "litellama" / "kernels" / "sample.py").read_text(encoding="utf-8")
     code = "\n\n".join(cells(ROOT / "notebooks" / "14_sampling.ipynb", "code"))
