@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from litellama.course.drawing import Drawing, engine_map
+from litellama.course.package_map import draw as package_map
 
 LAST_LESSON = 18
 
@@ -662,6 +663,7 @@ def step_budget() -> str:
 FIGURES: dict[str, Callable[[], str]] = {
     "map.svg": engine_map,
     **{f"map_{n:02d}.svg": partial(engine_map, n) for n in range(LAST_LESSON + 1)},
+    "package_map.svg": package_map,
     "decode_loop.svg": decode_loop,
     "programs.svg": programs,
     "rms_norm_traffic.svg": rms_norm_traffic,

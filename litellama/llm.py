@@ -1,4 +1,4 @@
-"""LLM, the front door: a checkpoint in, text out."""
+"""LLM, the front door: a checkpoint in, text out.  Lesson 00 uses this file."""
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field

@@ -1,4 +1,7 @@
-"""The loop: the one place where requests advance, for offline batches and for streams alike."""
+"""The loop: the one place where requests advance, for offline batches and for streams alike.
+
+Lesson 16 uses this file.
+"""
 
 import itertools
 import threading

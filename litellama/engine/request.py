@@ -1,4 +1,4 @@
-"""Request: one prompt on its way through the engine."""
+"""Request: one prompt on its way through the engine.  Lesson 16 uses this file."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -1,6 +1,6 @@
 """The runner: packs a step's tokens with no padding, runs the model, and samples.
 
-It owns the tensors: the weights, and the KV cache they fill.
+It owns the tensors: the weights, and the KV cache they fill.  Lesson 15 explains it.
 """
 
 from collections.abc import Callable, Iterable, Sequence

@@ -10,7 +10,7 @@ i sees keys 0 .. Tk - Tq + i, so that the last query sees all.  Bytes: q and the
 2 B Hq Tq D * element_size, and k and v once for each block of queries, from L2 for the most part.
 4 D operations for each query and key that it sees: compute is the cost.
 Source: Dao, "FlashAttention-2", 2023, arXiv:2307.08691.
-Lesson 08 builds this file.
+Lesson 07 leads to it, lesson 08 builds this file.
 """
 
 import torch

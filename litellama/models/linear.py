@@ -1,4 +1,7 @@
-"""The one place that makes linear layers: quantised or sharded ones would replace this class."""
+"""The one place that makes linear layers: quantised or sharded ones would replace this class.
+
+Lesson 05 explains this file.
+"""
 
 import torch
 import torch.nn.functional as F

@@ -1,4 +1,7 @@
-"""Rotary frequencies, and the cos and sin tables of one step's positions."""
+"""Rotary frequencies, and the cos and sin tables of one step's positions.
+
+Lesson 04 explains this file.
+"""
 
 import math
 
