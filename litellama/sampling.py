@@ -187,9 +187,11 @@ class SamplingBatch:
 def sample(logits: torch.Tensor, batch: SamplingBatch) -> torch.Tensor:
     """The next tokens: int64 [n] from ``logits`` [n, vocab], by the first n rows of ``batch``.
 
-    The logits are changed in place by penalties.
+    float32 logits are changed in place by penalties; of half precision ones a copy is.
     """
     n = len(logits)
+    if batch.penalties:
+        logits = logits.float()  # a penalty can be finer than a half precision's steps
     penalize(logits, batch)
     return kernels.sample(
         logits, batch.temperature[:n], batch.top_k[:n], batch.top_p[:n], batch.min_p[:n],

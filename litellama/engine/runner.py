@@ -187,7 +187,7 @@ class Runner:
         cache = make_cache(self.model, num_blocks, size)
         features = self.features([(0, T, pictures)])
         hidden = self.model(ids, positions, cache, batch, features)
-        return self.model.logits(hidden).cpu()
+        return self.model.logits(hidden).float().cpu()
 
     def _tensor(self, values: list, dtype: torch.dtype) -> torch.Tensor:
         return torch.tensor(values, dtype=dtype, device=self.device)

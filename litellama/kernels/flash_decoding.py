@@ -67,7 +67,8 @@ def flash_decoding_kernel(
     HKV: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
-    if OVERLAP:
+    if OVERLAP:  # at once: what comes next waits, too, and may fetch its weights meanwhile
+        tl.extra.cuda.gdc_launch_dependents()
         tl.extra.cuda.gdc_wait()
     # Heads first: programs that run together read neighbouring rows of the cache.
     kv_head, sequence = tl.program_id(0).to(tl.int64) % HKV, tl.program_id(0).to(tl.int64) // HKV
@@ -92,8 +93,6 @@ def flash_decoding_kernel(
         block_table_ptr + sequence * table_stride, kv_block_stride, kv_token_stride, scale_log2,
         D, BLOCK_SIZE, BLOCK_M, BLOCK_N, BLOCK_D,
     )  # fmt: skip
-    if OVERLAP:
-        tl.extra.cuda.gdc_launch_dependents()
     total = tl.where(total == 0.0, 1.0, total)  # no keys: zeros, of log-sum -inf
     part = (sequence * HKV * GROUP + heads) * num_splits + split
     tl.store(part_ptr + part[:, None] * D + columns, weighted / total[:, None], mask=inside)
@@ -106,6 +105,7 @@ def merge_splits_kernel(
     D: tl.constexpr, BLOCK_SPLITS: tl.constexpr, BLOCK_D: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     if OVERLAP:
+        tl.extra.cuda.gdc_launch_dependents()
         tl.extra.cuda.gdc_wait()
     row = tl.program_id(0).to(tl.int64)
     splits = tl.arange(0, BLOCK_SPLITS)

@@ -25,7 +25,8 @@ from litellama.kernels.backend import (
     triton,
     uses_triton,
 )
-from litellama.kernels.rms_norm import rms_norm_reference
+from litellama.kernels.few_rows import few_rows, fits
+from litellama.kernels.rms_norm import rms_norm, rms_norm_reference
 from litellama.kernels.swiglu import swiglu_reference
 
 MAX_BLOCK = 32768  # the longest row of weights that 16 warps hold in registers
@@ -104,8 +105,8 @@ def matvec(
 
     norm: a weight [K] by which x is RMS-normed first, with ``eps``.  swiglu: the rows of the weight
     are a gate and an up half, and the result is silu(gate) * up, [T, N / 2].  residual: like the
-    result, added last.  Each further token costs arithmetic but no more reading; many are the work
-    of a tiled product (``torch.nn.functional.linear``).
+    result, added last.  Each further token costs arithmetic but no more reading: in half precision
+    up to 32 share tensor cores (``few_rows``); many are the work of ``torch.nn.functional.linear``.
     """
     check_matvec(x, weight, bias, norm, swiglu, residual)
     if not uses_triton(x) or x.shape[1] > MAX_BLOCK:
@@ -116,6 +117,9 @@ def matvec(
     bias, norm = (None if t is None else t.contiguous() for t in (bias, norm))
     if residual is not None and residual.stride(-1) != 1:
         residual = residual.contiguous()
+    if fits(x):
+        x = x if norm is None else rms_norm(x, norm, eps)
+        return few_rows(x, weight, bias, swiglu, residual)
     (T, K), N = x.shape, weight.shape[0] // (2 if swiglu else 1)
     out = torch.empty(T, N, dtype=x.dtype, device=x.device)
     BLOCK_K = max(next_power_of_2(K), 32)

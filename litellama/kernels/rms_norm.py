@@ -34,12 +34,14 @@ def rms_norm_reference(x: torch.Tensor, weight: torch.Tensor, eps: float = 1e-6)
 
 @triton.jit
 def rms_norm_kernel(
-    x_ptr, weight_ptr, out_ptr, x_row_stride, M, N, eps, ROWS: tl.constexpr, BLOCK: tl.constexpr
+    x_ptr, weight_ptr, out_ptr, x_token_stride, x_head_stride, M, N, eps,
+    HEADS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
     columns = tl.arange(0, BLOCK)[None, :]
     inside = (rows < M) & (columns < N)
-    x = tl.load(x_ptr + rows * x_row_stride + columns, mask=inside, other=0.0).to(tl.float32)
+    x_rows = x_ptr + rows // HEADS * x_token_stride + rows % HEADS * x_head_stride
+    x = tl.load(x_rows + columns, mask=inside, other=0.0).to(tl.float32)
     weight = tl.load(weight_ptr + columns, mask=columns < N, other=0.0).to(tl.float32)
     inverse_rms = tl.rsqrt(tl.sum(x * x, axis=1, keep_dims=True) / N + eps)
     tl.store(out_ptr + rows * N + columns, x * inverse_rms * weight, mask=inside)
@@ -48,20 +50,22 @@ def rms_norm_kernel(
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float = 1e-6) -> torch.Tensor:
     """RMSNorm of a [..., N] tensor over its last axis, scaled by ``weight`` [N].
 
-    Same shape and dtype as ``x``.  Rows may be strided (a slice of a wider matrix).
+    Same shape and dtype as ``x``.  Rows may be strided, also heads [T, H, N] of a wider matrix.
     """
     if not uses_triton(x):
         return rms_norm_reference(x, weight, eps)  # torch checks the shapes itself
     check_row(x, weight)
     N = x.shape[-1]
-    rows = as_rows(x)
+    # The heads of q are a slice of the matrix that holds k and v as well: rows of two strides.
+    strided = x.ndim == 3 and x.stride(-1) == 1 and not x.is_contiguous()
+    heads = x if strided else as_rows(x)[:, None]
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    M, BLOCK = rows.shape[0], next_power_of_2(N)
+    M, HEADS, BLOCK = heads.shape[0] * heads.shape[1], heads.shape[1], next_power_of_2(N)
     ROWS = rows_for(BLOCK)
     launch(
         rms_norm_kernel, (triton.cdiv(M, ROWS),),
-        rows, weight.contiguous(), out, rows.stride(0), M, N, eps,
-        ROWS=ROWS, BLOCK=BLOCK, num_warps=warps_for(ROWS * BLOCK),
+        heads, weight.contiguous(), out, heads.stride(0), heads.stride(1), M, N, eps,
+        HEADS=HEADS, ROWS=ROWS, BLOCK=BLOCK, num_warps=warps_for(ROWS * BLOCK),
     )  # fmt: skip
     return out
 

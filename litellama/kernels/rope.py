@@ -105,6 +105,7 @@ def rope(
         HQ=HQ, HKV=HKV, D=D, HALF=HALF,
         BLOCK_HQ=next_power_of_2(HQ), BLOCK_HKV=next_power_of_2(HKV),
         BLOCK_HALF=next_power_of_2(HALF), BLOCK_REST=next_power_of_2(D - 2 * HALF),
+        num_warps=8,  # on an H100 2 to 16% quicker than 4: more loads under way
     )  # fmt: skip
     return q_out, k_out
 

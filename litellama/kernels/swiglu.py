@@ -19,8 +19,10 @@ def swiglu_reference(gate_up: torch.Tensor) -> torch.Tensor:
 
 @triton.jit
 def swiglu_kernel(gate_up_ptr, out_ptr, row_stride, I, BLOCK: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64)
-    columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    # Programs that run together take neighbouring blocks of one row, not a column of blocks.
+    blocks = tl.cdiv(I, BLOCK)
+    row = (tl.program_id(0) // blocks).to(tl.int64)
+    columns = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
     inside = columns < I
     gate_ptrs = gate_up_ptr + row * row_stride + columns
     gate = tl.load(gate_ptrs, mask=inside, other=0.0).to(tl.float32)
@@ -42,6 +44,6 @@ def swiglu(gate_up: torch.Tensor) -> torch.Tensor:
     tokens, I = gate_up.shape[0], gate_up.shape[1] // 2
     out = torch.empty(tokens, I, dtype=gate_up.dtype, device=gate_up.device)
     BLOCK = 1024
-    grid = (tokens, triton.cdiv(I, BLOCK))
+    grid = (tokens * triton.cdiv(I, BLOCK),)
     launch(swiglu_kernel, grid, gate_up, out, gate_up.stride(0), I, BLOCK=BLOCK)
     return out

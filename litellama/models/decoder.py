@@ -16,7 +16,7 @@ from torch import nn
 from litellama import kernels
 from litellama.config import ConfigReader, ModelConfig
 from litellama.kernels import AttentionBatch
-from litellama.models.linear import Linear, is_row, linear
+from litellama.models.linear import Linear, are_few, linear
 from litellama.models.rotary import inverse_frequencies, rotary_tables
 
 # For one parameter: the checkpoint tensors, each with its shape, stacked along axis 0 to make it.
@@ -70,7 +70,7 @@ class Attention(nn.Module):
         """x [T, hidden]; cache [2, blocks, block_size, Hkv, D], this layer's keys and values."""
         return self.o_proj(self.attend(self.qkv_proj(x), rotary, cache, batch))
 
-    def forward_row(
+    def forward_few(
         self,
         x: torch.Tensor,
         norm: RMSNorm,
@@ -78,9 +78,9 @@ class Attention(nn.Module):
         cache: torch.Tensor,
         batch: AttentionBatch,
     ) -> torch.Tensor:
-        """x [1, hidden] -> x + attention of the normed x."""
-        qkv = self.qkv_proj.forward_row(x, norm=norm.weight, eps=norm.eps)
-        return self.o_proj.forward_row(self.attend(qkv, rotary, cache, batch), residual=x)
+        """x [n, hidden] -> x + attention of the normed x."""
+        qkv = self.qkv_proj.forward_few(x, norm=norm.weight, eps=norm.eps)
+        return self.o_proj.forward_few(self.attend(qkv, rotary, cache, batch), residual=x)
 
     def attend(
         self,
@@ -111,10 +111,10 @@ class MLP(nn.Module):
         """x [T, hidden] -> [T, hidden]."""
         return self.down_proj(kernels.swiglu(self.gate_up_proj(x)))
 
-    def forward_row(self, x: torch.Tensor, norm: RMSNorm) -> torch.Tensor:
-        """x [1, hidden] -> x + feed-forward of the normed x."""
-        gated = self.gate_up_proj.forward_row(x, norm=norm.weight, eps=norm.eps, swiglu=True)
-        return self.down_proj.forward_row(gated, residual=x)
+    def forward_few(self, x: torch.Tensor, norm: RMSNorm) -> torch.Tensor:
+        """x [n, hidden] -> x + feed-forward of the normed x."""
+        gated = self.gate_up_proj.forward_few(x, norm=norm.weight, eps=norm.eps, swiglu=True)
+        return self.down_proj.forward_few(gated, residual=x)
 
 
 class DecoderLayer(nn.Module):
@@ -141,16 +141,16 @@ class DecoderLayer(nn.Module):
         hidden, residual = self.post_attention_layernorm(hidden, residual)
         return self.mlp(hidden), residual
 
-    def forward_row(
+    def forward_few(
         self,
         x: torch.Tensor,
         rotary: tuple[torch.Tensor, torch.Tensor],
         cache: torch.Tensor,
         batch: AttentionBatch,
     ) -> torch.Tensor:
-        """x [1, hidden] -> [1, hidden]: norms and adds are done by the linear layers on the way."""
-        x = self.self_attn.forward_row(x, self.input_layernorm, rotary, cache, batch)
-        return self.mlp.forward_row(x, self.post_attention_layernorm)
+        """x [n, hidden] -> [n, hidden]: norms and adds are done by the linear layers on the way."""
+        x = self.self_attn.forward_few(x, self.input_layernorm, rotary, cache, batch)
+        return self.mlp.forward_few(x, self.post_attention_layernorm)
 
 
 class Decoder(nn.Module):
@@ -201,18 +201,18 @@ class Decoder(nn.Module):
         rotary = rotary_tables(positions, self.frequencies)
         if not token_ids.is_cuda:  # torch's rope is quicker in one dtype; Triton's takes either
             rotary = (rotary[0].to(hidden.dtype), rotary[1].to(hidden.dtype))
-        layers, row = cast(Iterable[DecoderLayer], self.layers), is_row(hidden)
+        layers, few = cast(Iterable[DecoderLayer], self.layers), are_few(hidden)
         for layer, layer_cache in zip(layers, cache, strict=True):
-            if row:
-                hidden = layer.forward_row(hidden, rotary, layer_cache, batch)
+            if few:
+                hidden = layer.forward_few(hidden, rotary, layer_cache, batch)
             else:
                 hidden, residual = layer(hidden, residual, rotary, layer_cache, batch)
         return self.norm(hidden, residual)[0]
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """float32 [n, vocab] from hidden [n, hidden]; call it on the rows that need it only."""
+        """[n, vocab] from hidden [n, hidden], in its dtype; call it on rows that need it only."""
         head = self.embed_tokens if self.lm_head is None else self.lm_head.weight
-        return linear(hidden, head).float()
+        return linear(hidden, head)
 
     def checkpoint_layout(self) -> dict[str, Pieces]:
         """For each parameter, the checkpoint tensors that make it, in Hugging Face's names."""

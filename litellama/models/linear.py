@@ -9,6 +9,7 @@ from torch import nn
 
 from litellama import kernels
 from litellama.kernels.backend import uses_triton
+from litellama.kernels.few_rows import fits
 
 # The most rows that ``linear`` multiplies from the left on a CPU; for more, nothing is gained.
 FEW_ROWS = 16
@@ -30,7 +31,7 @@ class Linear(nn.Module):
         """x [tokens, in_features] -> [tokens, out_features]."""
         return linear(x, self.weight, self.bias)
 
-    def forward_row(
+    def forward_few(
         self,
         x: torch.Tensor,
         *,
@@ -39,15 +40,15 @@ class Linear(nn.Module):
         swiglu: bool = False,
         residual: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """x [1, in_features] -> [1, out_features], with neighbours as ``kernels.matvec`` says."""
+        """x [n, in_features] -> [n, out_features], with neighbours as ``kernels.matvec`` says."""
         return kernels.matvec(
             x, self.weight, self.bias, norm=norm, eps=eps, swiglu=swiglu, residual=residual
         )
 
 
-def is_row(x: torch.Tensor) -> bool:
-    """Whether x [n, features] is one token on a GPU: then reading weights is all that counts."""
-    return len(x) == 1 and uses_triton(x)
+def are_few(x: torch.Tensor) -> bool:
+    """Whether x [n, features] is so few tokens on a GPU that reading weights is all that counts."""
+    return (len(x) == 1 or fits(x)) and uses_triton(x)
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
@@ -60,6 +61,6 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = No
         else:
             out = (weight @ x.t()).t().contiguous()  # rows, as callers expect, and not columns
         return out if bias is None else out + bias
-    if is_row(x):
+    if are_few(x):
         return kernels.matvec(x, weight, bias)
     return F.linear(x, weight, bias)

@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import sys
 from concurrent.futures import ProcessPoolExecutor
+from itertools import product
 
 os.environ["TRITON_INTERPRET"] = "0"
 
@@ -82,6 +83,11 @@ def launch_linears(dtype: torch.dtype) -> None:
         kernels.matvec(x, weight, ones(dtype, 64), norm=norm)
         kernels.matvec(x, weight, norm=norm, swiglu=True)
         kernels.matvec(x, weight, residual=ones(dtype, 1, 64))
+    if dtype != torch.float32:  # of the half precisions few rows go to tensor cores
+        for T, K in product((2, 17), (576, 2048)):
+            x, weight, norm = ones(dtype, T, K), ones(dtype, 64, K), ones(dtype, K)
+            kernels.matvec(x, weight, ones(dtype, 64), norm=norm, swiglu=True)
+            kernels.matvec(x, weight, residual=ones(dtype, T, 64))
 
 
 def launch_heads(dtype: torch.dtype, head_dim: int) -> None:

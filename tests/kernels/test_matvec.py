@@ -30,6 +30,12 @@ SHAPES = {
     "smollm2_down": (1, 40, 1536),
     "long_rows": (2, 5, 8200),
     "many_outputs": (1, 300, 16),
+    "few_rows": (2, 33, 64),
+    "few_rows_of_an_odd_number": (3, 70, 192),
+    "a_full_tile_of_rows": (16, 64, 128),
+    "more_rows_than_the_first_tile": (17, 31, 320),
+    "as_many_as_go_to_tensor_cores": (32, 65, 128),
+    "one_more_than_that": (33, 20, 64),
 }
 
 
@@ -80,6 +86,17 @@ def test_rows_do_not_mix(device):
     for row in (0, 1, 3, 4):
         alone = kernels.matvec(x[row : row + 1], weight)
         torch.testing.assert_close(out[row : row + 1], alone, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("T", [2, 32])
+def test_rows_do_not_mix_on_tensor_cores(T, device):
+    x, weight, norm = (
+        normal(*s, dtype=torch.bfloat16, device=device) for s in ((T, 64), (40, 64), (64,))
+    )
+    x[1] = torch.nan
+    out = kernels.matvec(x, weight, norm=norm, swiglu=True)
+    assert out[1].isnan().all()
+    assert not out[0].isnan().any()
 
 
 def test_half_precision_accumulates_in_float32(device):
