@@ -7,9 +7,12 @@ of uneven width, other sizes, and its own anti-aliasing (``other_program``).
 
 import json
 import math
+import multiprocessing
+import os
 import random
 import time
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -129,19 +132,36 @@ def accuracy(llm: Any, asked: list[tuple[Any, Question]]) -> dict[str, Any]:
     }
 
 
-def evaluate(llm: Any, count: int) -> dict[str, Any]:
-    """Accuracy by kind of question, on both programs' scenes, and of the targets."""
-    anything, several = (1, 2, 3, 4, 5), (2, 3, 4, 5)
-    made: dict[str, Any] = {"targets": {}, "scenes": {}, "other_program": {}}
-    for name, (kind, counts, least) in TARGETS.items():
-        for place, source in (("scenes", held_out), ("other_program", other_program)):
-            result = accuracy(llm, source(count, kind, counts))
-            made["targets"].setdefault(name, {"least": least})[place] = result
+def evaluate(llm: Any, count: int, workers: int = 0) -> dict[str, Any]:
+    """Accuracy by kind of question, on both programs' scenes, and of the targets.
+
+    workers: processes that draw; 0 draws in this one.
+    """
+    sources = {"scenes": held_out, "other_program": other_program}
+    asked = {("targets", name): about[:2] for name, about in TARGETS.items()}
     for kind in questions.KINDS:
-        counts = several if kind == "relation" else anything
-        made["scenes"][kind] = accuracy(llm, held_out(count, kind, counts))
-        made["other_program"][kind] = accuracy(llm, other_program(count, kind, counts))
+        asked["kinds", kind] = kind, (2, 3, 4, 5) if kind == "relation" else (1, 2, 3, 4, 5)
+    jobs = [(*which, place) for which in asked for place in sources]
+    arguments = [(sources[place], count, *asked[part, name]) for part, name, place in jobs]
+    if workers:
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, spawn, torch.set_num_threads, (1,)) as pool:
+            drawn = list(pool.map(draw, *zip(*arguments, strict=True)))
+    else:
+        drawn = [draw(*values) for values in arguments]
+    made: dict[str, Any] = {"targets": {}, "scenes": {}, "other_program": {}}
+    for (part, name, place), pictures in zip(jobs, drawn, strict=True):
+        if part == "targets":
+            made["targets"].setdefault(name, {"least": TARGETS[name][2]})
+            made["targets"][name][place] = accuracy(llm, pictures)
+        else:
+            made[place][name] = accuracy(llm, pictures)
     return made
+
+
+def draw(source: Any, count: int, kind: str, counts: tuple[int, ...]) -> list[tuple[Any, Question]]:
+    """One source's pictures and questions, for a process of its own."""
+    return source(count, kind, counts)
 
 
 def main(
@@ -158,7 +178,7 @@ def main(
     folder = combine(resolve(model), out / WEIGHTS, out)
     llm = LLM(folder, device=device, dtype="float32", max_num_seqs=64, max_seq_len=256)
     start = time.perf_counter()
-    result = evaluate(llm, count)
+    result = evaluate(llm, count, workers=min(os.cpu_count() or 1, 16))
     result["seconds"] = round(time.perf_counter() - start, 1)
     (out / "evaluation.json").write_text(json.dumps(result, indent=1) + "\n")
     for name, target in result["targets"].items():
