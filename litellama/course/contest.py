@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from litellama.course.schedules import Arrival, Machine, serve
 from litellama.engine.block_manager import BlockManager
 from litellama.engine.scheduler import Scheduler
+from litellama.errors import ExerciseError
 
 BUDGET, SEATS, BLOCK_SIZE = 512, 16, 16
 PATIENCE = 1500.0  # ms, the longest wait for a first token
 TARGET = 0.85  # of the scheduler's mean time to the first token
 LATEST = 1.1  # of the scheduler's time to the end of the trace
+MOST_STEPS = 5000  # the scheduler takes a few hundred
 GPU = Machine("an imaginary GPU", bandwidth=3e12, flops=6e14, parameters=8e9, kv_bytes=131072)
 # What a plan can break; 0 is nothing.
 RULES = (
@@ -24,12 +26,11 @@ RULES = (
     "the budget: more tokens in a step than state.budget",
     "the pool: more blocks needed than are free",
     "the seats: more requests running than state.seats",
-    "a share: no more than a job's uncomputed tokens, no fewer than 0, and only jobs of the state",
-    "progress: nothing is scheduled, and requests are left",
+    "progress: requests are left, and nothing is scheduled or no end is in sight",
     f"patience: a first token later than {PATIENCE:.0f} ms after the arrival",
     "no stall: a running job that decodes is left out, and neither advances nor is preempted",
 )
-BUDGET_BROKEN, POOL_BROKEN, SEATS_BROKEN, SHARE_BROKEN, STUCK, STARVED, STALLED = range(1, 8)
+BUDGET_BROKEN, POOL_BROKEN, SEATS_BROKEN, STUCK, STARVED, STALLED = range(1, 7)
 
 Trace = tuple[int, tuple[tuple[float, int, int], ...]]  # blocks; (arrival in ms, prompt, answer)
 
@@ -90,6 +91,18 @@ class Result:
         return sum(self.first_tokens) / max(len(self.first_tokens), 1)
 
 
+def check_shares(shares: Mapping[Job, int], jobs: Sequence[Job]) -> None:
+    """ExerciseError unless each share is of one of the jobs, and from 0 to what it can use."""
+    for job, tokens in shares.items():
+        if job not in jobs:
+            raise ExerciseError(f"a share for {job}, which is neither waiting nor running")
+        if not isinstance(tokens, int) or not 0 <= tokens <= job.uncomputed:
+            raise ExerciseError(
+                f"a share of {tokens} tokens for job {job.number}: it must be a whole number from "
+                f"0 to the job's uncomputed tokens, {job.uncomputed}"
+            )
+
+
 class Game:
     """One trace being served by a plan."""
 
@@ -109,27 +122,33 @@ class Game:
         """Jobs that have arrived and do not run."""
         return [j for j in self.left() if j.arrival <= self.now and j not in self.running]
 
+    def _books(self) -> list[tuple[int, ...]]:
+        return [(job.length, job.computed, job.blocks) for job in self.jobs]
+
     def play(self, plan: Plan) -> Result | None:
-        """Serve to the end or to the first broken rule; None if the plan returns None."""
+        """Serve to the end or to the first broken rule; None if the plan returns None.
+
+        ExerciseError if the plan changes a job, or if its shares make no sense.
+        """
         broken = 0
         while not broken and self.left():
             waiting = self.waiting()
             if not waiting and not self.running:
                 self.now = min(job.arrival for job in self.left())
                 continue
-            shares = plan(State(waiting, list(self.running), self.free, self.now))
+            books = self._books()
+            shares = plan(State(list(waiting), list(self.running), self.free, self.now))
             if shares is None:
                 return None
-            broken = self._advance(dict(shares), waiting)
+            if books != self._books():
+                raise ExerciseError("the plan changed a job: read jobs, and return the shares")
+            check_shares(shares, (*self.running, *waiting))
+            broken = STUCK if self.steps == MOST_STEPS else self._advance(dict(shares))
         first = [times[0] - job.arrival for job, times in self.times.items() if times]
         return Result(broken, self.steps, first, self.now)
 
-    def _advance(self, shares: dict[Job, int], waiting: list[Job]) -> int:
+    def _advance(self, shares: dict[Job, int]) -> int:
         """One step, or the rule that it breaks.  Who is admitted takes blocks for all its text."""
-        if any(job not in self.running and job not in waiting for job in shares) or any(
-            not 0 <= tokens <= job.uncomputed for job, tokens in shares.items()
-        ):
-            return SHARE_BROKEN
         if sum(shares.values()) > BUDGET:
             return BUDGET_BROKEN
         self._preempt([job for job, tokens in shares.items() if not tokens])

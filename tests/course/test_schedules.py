@@ -10,6 +10,7 @@ from litellama.course.exercises.lesson_16 import in_order, shortest
 from litellama.course.schedules import Arrival, Machine, serve
 from litellama.engine.block_manager import BlockManager
 from litellama.engine.scheduler import Scheduler
+from litellama.errors import ExerciseError
 
 
 def scheduler(blocks=100, budget=16, seats=4):
@@ -117,31 +118,61 @@ def plans_that_break_a_rule():
     def decodes_left_out(state):
         return {job: n for job, n in first_come(state).items() if n != 1}
 
-    def stranger(state):
-        return {contest.Job(99, 0.0, 5, 5): 5}
-
-    def too_much(state):
-        return {job: job.uncomputed + 1 for job in state.waiting[:1]}
-
     return {
         contest.BUDGET_BROKEN: lambda s: in_order(s, s.waiting, budget=10**6),
         contest.POOL_BROKEN: lambda s: in_order(s, s.waiting, look_at_pool=False),
         contest.SEATS_BROKEN: lambda s: in_order(s, shortest(s), seats=99),
-        contest.SHARE_BROKEN: stranger,
-        -contest.SHARE_BROKEN: too_much,
         contest.STUCK: lambda s: {},
         contest.STARVED: lambda s: in_order(s, shortest(s, 1e9)),
         contest.STALLED: decodes_left_out,
     }
 
 
+def test_a_plan_that_changes_a_job_is_refused():
+    def cheat(state):
+        state.waiting[0].computed = 10**6
+        return first_come(state)
+
+    with pytest.raises(ExerciseError, match="changed a job"):
+        contest.compete(cheat, "a burst")
+
+
+def test_a_plan_that_never_ends_is_stopped():
+    def swap(state):
+        """Two streams take turns to be preempted before they have got anywhere."""
+        jobs = (*state.waiting, *state.running)
+        if len(jobs) < 2 or any(job.length == job.prompt for job in jobs):
+            return first_come(state)
+        if state.waiting:
+            return dict.fromkeys(state.running, 0) | {state.waiting[0]: 1}
+        return first_come(state) | {state.running[-1]: 0}
+
+    game = contest.Game(contest.TRACES["a burst"])
+    assert game.play(swap).broken == contest.STUCK
+    assert game.steps == contest.MOST_STEPS
+
+
+@pytest.mark.parametrize(
+    ("shares", "words"),
+    [
+        (lambda state: {contest.Job(99, 0.0, 5, 5): 5}, "neither waiting nor running"),
+        (lambda state: {job: job.uncomputed + 1 for job in state.waiting}, "6001 tokens for job 0"),
+        (lambda state: dict.fromkeys(state.waiting), "whole number"),
+        (lambda state: dict.fromkeys(state.waiting, 0.5), "whole number"),
+    ],
+)
+def test_shares_that_make_no_sense_are_refused(shares, words):
+    with pytest.raises(ExerciseError, match=words):
+        contest.compete(shares, "a burst")
+
+
 @pytest.mark.parametrize(("rule", "plan"), plans_that_break_a_rule().items())
 def test_every_rule_can_be_broken_and_is_named(rule, plan, capsys):
     broken = {contest.compete(plan, name)[0] for name in contest.TRACES}
-    assert abs(rule) in broken
-    assert broken <= {0, abs(rule)}
+    assert rule in broken
+    assert broken <= {0, rule}
     contest.report(plan)
-    assert contest.RULES[abs(rule)] in capsys.readouterr().out
+    assert contest.RULES[rule] in capsys.readouterr().out
 
 
 def test_a_plan_that_ends_too_late_is_slow():
