@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from litellama.course.answers import Answer, Cell, find_answer, read_cell, read_cells
+from litellama.course.drawing import PALETTE
 from litellama.course.exercise import Exercise
 from litellama.course.exercises import all_exercises
 from litellama.course.judge import Judgement, judge
@@ -22,7 +23,12 @@ from litellama.course.lessons import LESSONS, ROOT, heading, stem
 from litellama.errors import ExerciseError
 
 DONE, TRIED, UNTOUCHED, MISSING = "done", "tried", "untouched", "missing"
-STYLES = {DONE: "green", TRIED: "yellow", UNTOUCHED: "dim", MISSING: "red"}
+STYLES = {
+    DONE: PALETTE["green"],
+    TRIED: PALETTE["vermilion"],
+    UNTOUCHED: "dim",
+    MISSING: f"bold {PALETTE['vermilion']}",
+}
 
 
 @dataclass
@@ -239,7 +245,7 @@ def totals(found: Sequence[LessonProgress]) -> tuple[int, int]:
 def table(found: Sequence[LessonProgress], detailed: bool = False) -> RenderableType:
     """A row for each lesson, or (detailed) for each exercise with what ``check`` says of it."""
     rows = _exercises_table(found) if detailed else _lessons_table(found)
-    notes = [Text(f"  {note}", style="yellow") for made in found for note in made.notes]
+    notes = [Text(f"  {note}", style=STYLES[TRIED]) for made in found for note in made.notes]
     done, total = totals(found)
     left = [e.exercise.minutes for made in found for e in made.entries if e.status != DONE]
     ending = f"{done} of {total} exercises done."
@@ -290,7 +296,7 @@ def _said(found: Sequence[LessonProgress], detailed: bool) -> Iterator[Text]:
             if detailed:
                 yield Text(entry.text + "\n")
             else:
-                yield Text(f"  {made.lesson[:2]} {entry.exercise.name}: {entry.verdict}")
+                yield Text(f"  {made.lesson[:2]} {entry.exercise.name}, not yet: {entry.verdict}")
 
 
 def _level(exercise: Exercise) -> str:

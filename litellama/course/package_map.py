@@ -46,7 +46,7 @@ def piece(path: Path) -> Piece:
     source = path / "__init__.py" if path.is_dir() else path
     said = ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))) or ""
     numbers = sorted({int(number) for number in TAUGHT.findall(" ".join(said.split()))})
-    about = said.splitlines()[0] if said else ""
+    about = re.sub(r"  Lesson \d\d .*", "", said.splitlines()[0]) if said else ""
     return Piece(path.relative_to(ROOT).as_posix(), about, tuple(numbers))
 
 
@@ -143,7 +143,8 @@ def _table(title: str, where: str, found: list[Piece]) -> str:
 def _link(p: Piece) -> str:
     """A link to a file; to a folder's ``__init__.py``, because JupyterLab opens no folders."""
     target = p.path if p.path.endswith(".py") else f"{p.path}/__init__.py"
-    return f"[`{p.name}`](../{target})"
+    name = p.name if p.name.endswith("/") else f"{p.name}.py"
+    return f"[{name}](../{target})"
 
 
 def _plain(text: str) -> str:
