@@ -543,6 +543,82 @@ def attention_traffic() -> str:
     return d.svg()
 
 
+def flash_loops() -> str:
+    """Lesson 08: what travels in FlashAttention's two versions."""
+    d = Drawing(
+        860,
+        336,
+        "Two score matrices of four by four tiles, causal. Version 1 stands in a column: keys and "
+        "values 1 stay on the chip while the blocks of queries 1, 2 and 3 come by, each with its "
+        "output, maximum and total, which are read and written again. Version 2 stands in a row: "
+        "queries 2 and their output, maximum and total stay on the chip while the blocks of keys "
+        "0, 1 and 2 come by; the output is written once. Tiles above the diagonal are skipped.",
+    )
+    cell, gap, top = 46, 4, 96
+    for version, left in ((1, 150), (2, 580)):
+        title = ("keys outside, queries inside", "queries outside, keys inside")[version - 1]
+        d.text(left - 126, 30, f"version {version}: {title}", 13.5, "", "start")
+        for j in range(4):
+            style = {1: "lit" if j == 1 else "plain", 2: "sky" if j < 3 else "plain"}[version]
+            d.box(left + j * cell, top - 44, cell - gap, 34, f"K{j} V{j}", style, "", 11.5)
+        for i in range(4):
+            y = top + i * cell
+            if version == 1:
+                style, result = ("sky", "orange") if i >= 1 else ("plain", "plain")
+            else:
+                style = result = "lit" if i == 2 else "plain"
+            d.box(left - 126, y, 50, cell - gap, f"Q{i}", style, "", 12)
+            d.box(left - 72, y, 64, cell - gap, f"O{i}", result, "m, l", 12)
+            for j in range(4):
+                mine = j <= i and (j == 1 if version == 1 else i == 2)
+                style = "masked" if j > i else "lit" if mine else "plain"
+                turn = str(i if version == 1 else j + 1) if mine else ""
+                d.box(left + j * cell, y, cell - gap, cell - gap, turn, style, "", 12)
+    for x, style, what in (
+        (24, "lit", "on the chip"), (130, "sky", "read"),
+        (196, "orange", "read and written, for each block of keys"), (490, "masked", "skipped"),
+    ):  # fmt: skip
+        d.box(x, 302, 16, 16, "", style)
+        d.text(x + 23, 315, what, 12, "soft", "start")
+    return d.svg()
+
+
+def nopad_tiles() -> str:
+    """Lesson 08: packed queries of three sequences, and the tiles that programs take of them."""
+    d = Drawing(
+        800,
+        268,
+        "Thirteen packed rows of three sequences: A has rows 0 to 4, B 5 and 6, C 7 to 12. Tiles "
+        "of four rows: A has two, with four rows and one; B one of two rows; C two, of four and of "
+        "two. Each is one program, and no tile holds rows of two sequences. Programs 5 and 6 find "
+        "nothing to do. Below, C's row of the block table, 3 and 0, leads to blocks 3 and 0 of "
+        "the cache, where its keys lie.",
+    )
+    left, cell, rows, styles = 110, 44, "AAAAABBCCCCCC", {"A": "lit", "B": "orange", "C": "green"}
+    d.text(24, 58, "packed rows", 12, "soft", "start")
+    for i, name in enumerate(rows):
+        d.box(left + i * cell, 36, cell - 4, 34, name, styles[name], "", 12)
+        d.text(left + i * cell + 20, 28, str(i), 10, "soft")
+    d.text(24, 112, "programs", 12, "soft", "start")
+    tiles = [(0, 4, "A"), (4, 5, "A"), (5, 7, "B"), (7, 11, "C"), (11, 13, "C")]
+    for program, (first, stop, name) in enumerate(tiles):
+        width = (stop - first) * cell - 4
+        d.box(left + first * cell, 92, width, 32, str(program), styles[name], "", 12)
+    for i in range(2):
+        d.box(left + (13 + i) * cell + 4, 92, cell - 8, 32, str(5 + i), "masked", "", 12)
+    d.text(24, 178, "C's blocks", 12, "soft", "start")
+    for i, block in enumerate((3, 0)):
+        d.box(left + i * cell, 156, cell - 4, 34, str(block), "green", "", 12)
+    d.text(24, 240, "KV cache", 12, "soft", "start")
+    owners = ["C", "B", "", "C", "A", "A"]
+    for block, name in enumerate(owners):
+        words, style = (f"block {block}", styles[name]) if name else ("free", "masked")
+        d.box(left + block * 100, 218, 92, 34, words, style, "", 12)
+    d.arrow((left + 20, 191), (left + 346, 216))
+    d.arrow((left + cell + 20, 191), (left + 46, 216))
+    return d.svg()
+
+
 def matmul_tiles() -> str:
     """Lesson 06: what the program of one tile of the result reads, step by step along K."""
     d = Drawing(
@@ -686,6 +762,8 @@ FIGURES: dict[str, Callable[[], str]] = {
     "attention_groups.svg": attention_groups,
     "qwen_blocks.svg": qwen_blocks,
     "attention_traffic.svg": attention_traffic,
+    "flash_loops.svg": flash_loops,
+    "nopad_tiles.svg": nopad_tiles,
 }
 
 

@@ -58,6 +58,14 @@ def test_a_lessons_final_kernels_are_the_packages(path):
         ("04_rope", {"rope_kernel", "rotate_heads"}),
         ("05_swiglu", {"swiglu_kernel"}),
         ("06_matmul", {"matmul_kernel", "plain_matvec_kernel"}),
+        (
+            "08_flash_attention",
+            {
+                "flash_attention_v1_kernel",
+                *("online_softmax", "load_rows", "attend_to_keys", "flash_attention_kernel"),
+                *("load_keys", "flash_attention_varlen_kernel"),
+            },
+        ),
         ("10_kv_cache", {"write_kv_kernel"}),
         ("14_sampling", {"splitmix64", "gumbel_noise", "key_of", "logit_of"}),
     ],

@@ -221,7 +221,7 @@ _HEAD_MISTAKES = (
 )
 
 
-def _qkv(Hq: int, Hkv: int, Tq: int, Tk: int, D: int, scale: float = 1.0, half: bool = False):
+def random_qkv(Hq: int, Hkv: int, Tq: int, Tk: int, D: int, scale: float = 1.0, half: bool = False):
     def make(m: Maker):
         dtype = m.half if half else torch.float32
         return (
@@ -242,13 +242,13 @@ ATTENTION = Exercise(
     reference=attention,
     tolerance=LARGE_SCORES,
     cases=(
-        Case("two heads of 16 tokens", _qkv(2, 2, 16, 16, 32)),
-        Case("SmolLM2's heads, 37 tokens", _qkv(9, 3, 37, 37, 64), ragged=True),
-        Case("the last 5 tokens of 21", _qkv(4, 2, 5, 21, 40), ragged=True),
-        Case("one new token over 50 keys", _qkv(4, 2, 1, 50, 16), ragged=True),
-        Case("one token", _qkv(2, 1, 1, 1, 8), ragged=True),
-        Case("large scores", _qkv(2, 1, 9, 30, 32, scale=60.0), ragged=True),
-        Case("float16", _qkv(6, 2, 19, 33, 64, half=True), ragged=True),
+        Case("two heads of 16 tokens", random_qkv(2, 2, 16, 16, 32)),
+        Case("SmolLM2's heads, 37 tokens", random_qkv(9, 3, 37, 37, 64), ragged=True),
+        Case("the last 5 tokens of 21", random_qkv(4, 2, 5, 21, 40), ragged=True),
+        Case("one new token over 50 keys", random_qkv(4, 2, 1, 50, 16), ragged=True),
+        Case("one token", random_qkv(2, 1, 1, 1, 8), ragged=True),
+        Case("large scores", random_qkv(2, 1, 9, 30, 32, scale=60.0), ragged=True),
+        Case("float16", random_qkv(6, 2, 19, 33, 64, half=True), ragged=True),
     ),
     mistakes=(
         *_HEAD_MISTAKES,
@@ -334,7 +334,7 @@ _DECODE_MISTAKES = tuple(
 
 def _decode(Hq: int, Hkv: int, Tk: int, D: int, scale: float = 1.0, half: bool = False):
     def make(m: Maker):
-        q, k, v = _qkv(Hq, Hkv, 1, Tk, D, scale, half)(m)
+        q, k, v = random_qkv(Hq, Hkv, 1, Tk, D, scale, half)(m)
         return q[:, 0], k, v
 
     return make
