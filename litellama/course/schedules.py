@@ -198,7 +198,7 @@ def serve(
 
     scheduler: has ``add``, ``schedule`` and ``remove``, as the engine's.  Requests are named in
     order of arrival.  watch_blocks: keep the pool's blocks after each step, for drawing.
-    RuntimeError when requests are left and no step comes.
+    RuntimeError when requests are left and no step comes, and when a token is sampled too early.
     """
     coming = deque(sorted(arrivals, key=lambda arrival: arrival.at))
     run, now = Run("step" if milliseconds is None else "ms"), 0.0
@@ -233,6 +233,11 @@ def _deliver(run: Run, scheduler: Any, step: Step, now: float) -> None:
     """The tokens of a step become known; who has enough of them leaves."""
     for s in step.sampling:
         request = s.request
+        if s.stop != len(request.token_ids):
+            raise RuntimeError(
+                f"{letter(request.request_id)} gets a token when {s.stop} of its "
+                f"{len(request.token_ids)} tokens are computed"
+            )
         request.num_pending -= 1
         request.token_ids.append(-1 - request.request_id)  # like no other's, and like no prompt's
         run.token_times[request.request_id].append(now)

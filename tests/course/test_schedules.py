@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -27,6 +28,17 @@ def test_time_goes_by_what_a_step_costs_and_a_pause_by_the_next_arrival():
 def test_a_scheduler_that_stops_is_noticed():
     with pytest.raises(RuntimeError, match="0 running, 1 waiting"):
         serve(scheduler(blocks=2), [Arrival(20, 1)])
+
+
+def test_a_token_before_the_end_of_the_prompt_is_noticed():
+    class Hasty(Scheduler):
+        def _advance(self, *args):
+            made = super()._advance(*args)
+            made.request.num_pending += not made.samples
+            return replace(made, samples=True)
+
+    with pytest.raises(RuntimeError, match="A gets a token when 16 of its 20 tokens are computed"):
+        serve(Hasty(BlockManager(100, 4), 4, 16), [Arrival(20, 2)])
 
 
 def test_a_step_takes_what_is_slower_and_its_keys():
