@@ -56,7 +56,8 @@ def read_cells(path: Path) -> list[Cell]:
     except ImportError as error:
         raise ExerciseError("notebooks are read with nbformat: pip install nbformat") from error
     try:
-        notebook = nbformat.reads(path.read_text(encoding="utf-8"), as_version=4)
+        # Not validated: a field that is missing or not known does not keep cells from being read.
+        notebook = nbformat.convert(nbformat.reader.reads(path.read_text(encoding="utf-8")), 4)
         sources = [str(c.get("source", "")) for c in notebook.cells if c.cell_type == "code"]
     except Exception as error:  # whatever a damaged file makes nbformat raise is the reason
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]

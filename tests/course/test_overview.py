@@ -196,6 +196,18 @@ def test_a_notebook_that_cannot_be_read_is_one_line(folder, content):
     assert cache.count(UNTOUCHED) == len(cache.entries)
 
 
+def test_fields_that_are_missing_or_unknown_do_not_matter(folder, capsys, recwarn):
+    path = folder / f"{MUL}.ipynb"
+    notebook = json.loads(path.read_text())
+    for cell in notebook["cells"]:
+        cell.pop("id")
+        cell["mine"] = 1
+    path.write_text(json.dumps(notebook))
+    assert set(statuses(folder, 1).values()) == {UNTOUCHED}
+    assert capsys.readouterr().err == ""
+    assert not recwarn.list
+
+
 def test_a_folder_with_the_name_of_a_notebook_cannot_be_read(folder):
     (folder / f"{MUL}.ipynb").unlink()
     (folder / f"{MUL}.ipynb").mkdir()
