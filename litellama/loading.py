@@ -1,4 +1,7 @@
-"""A checkpoint's folder to a tokenizer and a model."""
+"""A checkpoint's folder to a tokenizer and a model.
+
+Lesson 11 uses this file.
+"""
 
 from pathlib import Path
 from typing import Any
