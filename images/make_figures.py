@@ -264,13 +264,15 @@ def swiglu_traffic() -> str:
 
 
 def swiglu_grid() -> str:
-    """Lesson 05: what one program of the two-dimensional grid reads and writes."""
+    """Lesson 05: how the programs are numbered, and what one of them reads and writes."""
     d = Drawing(
         860,
         246,
-        "Three tokens, each a row of 2 I columns: I gates, then I values, in four blocks each. "
-        "Program (1, 2) reads block 2 of the gates of token 1 and block 2 of its values, I columns "
-        "further on, and writes block 2 of row 1 of the result, which has I columns.",
+        "Three tokens, each a row of 2 I columns: I gates, then I values, in four blocks each, "
+        "with the number of the program that owns them: 0 to 3 along token 0, 4 to 7 along token "
+        "1, 8 to 11 along token 2. Program 9 reads block 1 of the gates of token 2 and block 1 of "
+        "its values, I columns further on, and writes block 1 of row 2 of the result, which has I "
+        "columns.",
     )
     cell, top = 58, 66
     places = {"gate": 92, "up": 92 + 4 * cell, "out": 608}
@@ -284,14 +286,15 @@ def swiglu_grid() -> str:
         d.text(24, top + row * 40 + 23, f"token {row}", 13, "", "start")
         for name, left in places.items():
             for block in range(4):
-                mine = (row, block) == (1, 2)
-                style = ("orange" if name == "out" else "lit") if mine else "plain"
-                d.box(left + block * cell + 2, top + row * 40, cell - 4, 34, "", style)
-    middle = {name: left + 2.5 * cell for name, left in places.items()}
-    d.box(300, 200, 260, 32, "program (1, 2): silu(gate) × up", "plain", "", 12.5)
+                owner = 4 * row + block
+                style = ("orange" if name == "out" else "lit") if owner == 9 else "plain"
+                x, y = left + block * cell + 2, top + row * 40
+                d.box(x, y, cell - 4, 34, str(owner), style)
+    middle = {name: left + 1.5 * cell for name, left in places.items()}
+    d.box(300, 200, 260, 32, "program 9 = 2 × 4 + 1: silu(gate) × up", "plain", "", 12.5)
     for name, target in (("gate", 340), ("up", 440)):
-        d.arrow((middle[name], top + 74), (middle[name], 190), (target, 190), (target, 199))
-    d.arrow((561, 216), (middle["out"], 216), (middle["out"], top + 75))
+        d.arrow((middle[name], top + 114), (middle[name], 190), (target, 190), (target, 199))
+    d.arrow((561, 216), (middle["out"], 216), (middle["out"], top + 115))
     return d.svg()
 
 

@@ -87,7 +87,20 @@ PROOFS = {
             ),
             wrong("dense rows", "strides ignored", ("row * row_stride", "row * 2 * I")),
             wrong("mask of the input", "load out of bounds", ("columns < I", "columns < 2 * I")),
-            wrong("first block", "partly written", ("tl.program_id(1) * BLOCK + tl", "tl")),
+            wrong(
+                "first block", "partly written", ("tl.program_id(0) % blocks * BLOCK + tl", "tl")
+            ),
+            wrong(
+                "one program a row",
+                "out of bounds",
+                ("tl.program_id(0) // blocks", "tl.program_id(0)"),
+            ),
+            wrong(
+                "down the columns",
+                "partly written",
+                ("tl.program_id(0) // blocks", "tl.program_id(0) % blocks"),
+                ("tl.program_id(0) % blocks * BLOCK", "tl.program_id(0) // blocks * BLOCK"),
+            ),
         ),
         right=(swiglu_by_row, swiglu_in_torch),
     ),

@@ -133,10 +133,10 @@ SWIGLU = Exercise(
         ),
     ),
     hints=(
-        "Which columns does program (row, block) own? block * BLOCK and the ones after it, of I. "
-        "The values of the same columns are I further on.",
-        "columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK), with the mask columns < I, "
-        "since from I on there are values, no gates.",
+        "A row has blocks = tl.cdiv(I, BLOCK) programs, so program p works on row p // blocks, on "
+        "the columns from p % blocks * BLOCK on. The values of the same columns are I further on.",
+        "columns = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK), with the mask "
+        "columns < I, since from I on there are values, no gates.",
         "gate is at gate_up_ptr + row * row_stride + columns, and up at the same plus I. Convert "
         "both to float32.",
         "tl.store(out_ptr + row * I + columns, gate * tl.sigmoid(gate) * up, mask=inside)",
