@@ -16,14 +16,17 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
+
 from litellama.bench import machine
 from litellama.bench.limits import kv_bytes_per_token, step_bytes, weight_bytes
 from litellama.bench.peers import Litellama, MemoryMeter, Peer, Prompts, peers_of
 from litellama.errors import RequestError
 from litellama.llm import LLM, pick_device
 
-# Float32 engines add in different orders; logits this close are a tie that either may break.
-TIE = 1e-3
+# Engines add in different orders; logits this close are a tie that either may break.  In bfloat16
+# those from 2 to 4 come in steps of 1/64, after sums that were rounded many times before.
+TIES = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 6e-2}
 BLOCK_SIZE = 64
 
 
@@ -91,7 +94,7 @@ def alternate(
         made = {}
         for peer in peers if turn % 2 else reversed(peers):
             progress(f"{peer.name}: repetition {turn} of {work.repeats}")
-            with watch(peer.name):
+            with watch(peer.name), machine.without_old_garbage():
                 first, _ = _timed(peer, short, 1)
                 total, made[peer.name] = _timed(peer, long, work.new_tokens)
             times[peer.name].append(Repetition(first, total, work.new_tokens))
@@ -147,10 +150,11 @@ def summarise(
 def compare_tokens(
     outputs: list[tuple[Prompts, dict[str, Prompts]]],
     gap: Callable[[Sequence[int], int, int], float],
+    tie: float = TIES[torch.float32],
 ) -> dict[str, dict[str, int]]:
     """Count the sequences on which the first peer and each other agree, part at a tie, or differ.
 
-    A tie is a first difference between two tokens whose logits are within ``TIE``.
+    A tie is a first difference between two tokens whose logits are within ``tie``.
     """
     counts: dict[str, dict[str, int]] = {}
     for prompts, made in outputs:
@@ -158,7 +162,7 @@ def compare_tokens(
         for name in others:
             count = counts.setdefault(name, {"same": 0, "tie": 0, "different": 0})
             for prompt, mine, theirs in zip(prompts, made[ours], made[name], strict=True):
-                count[_verdict(prompt, mine, theirs, gap)] += 1
+                count[_verdict(prompt, mine, theirs, gap, tie)] += 1
     return counts
 
 
@@ -167,11 +171,12 @@ def _verdict(
     mine: list[int],
     theirs: list[int],
     gap: Callable[[Sequence[int], int, int], float],
+    tie: float,
 ) -> str:
     if mine == theirs:
         return "same"
     at = next(i for i, (a, b) in enumerate(zip(mine, theirs, strict=True)) if a != b)
-    return "tie" if gap([*prompt, *mine[:at]], mine[at], theirs[at]) <= TIE else "different"
+    return "tie" if gap([*prompt, *mine[:at]], mine[at], theirs[at]) <= tie else "different"
 
 
 def run(
@@ -221,7 +226,7 @@ def run(
         "copy_bytes_per_s": copy,
         "read_bytes_per_s": read,
         **summary,
-        "tokens": compare_tokens(outputs, theirs[0].gap) if theirs else {},
+        "tokens": compare_tokens(outputs, theirs[0].gap, TIES[llm.dtype]) if theirs else {},
     }
 
 

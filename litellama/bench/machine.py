@@ -1,11 +1,13 @@
 """What a figure was measured on, and the ceilings: memory bandwidth, and matrix products."""
 
 import functools
+import gc
 import os
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -86,6 +88,21 @@ def matmul_rate(device: torch.device, size: int = 8192) -> float:
     """FLOP per second of a bfloat16 product of two square matrices, as torch multiplies them."""
     a, b = (torch.randn(size, size, device=device).bfloat16() for _ in range(2))
     return 2 * size**3 / _fastest(lambda: a @ b, device)
+
+
+@contextmanager
+def without_old_garbage() -> Iterator[None]:
+    """Collect garbage now, and let Python not look through what there is already meanwhile.
+
+    torch and transformers keep a million objects; a full collection goes through all of them, which
+    takes tens of milliseconds, and hits whoever happens to be measured.
+    """
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _elements(device: torch.device) -> int:

@@ -107,7 +107,8 @@ def _one_queue(llm: LLM, work: Queue, rng: random.Random, bandwidth: float) -> d
     """One repetition, on fresh prompts."""
     prompts, answers = draw_queue(work, llm.config.vocab_size, rng)
     before = llm.engine.stats()
-    seconds = _serve(llm, prompts, answers)
+    with machine.without_old_garbage():
+        seconds = _serve(llm, prompts, answers)
     after = llm.engine.stats()
     lengths = list(zip(map(len, prompts), answers, strict=True))
     moved = serving_bytes(weight_bytes(llm), kv_bytes_per_token(llm), lengths, work.max_num_seqs)

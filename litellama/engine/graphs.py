@@ -21,6 +21,7 @@ from litellama.engine.request import Request
 from litellama.engine.scheduler import Scheduled
 from litellama.kernels import AttentionBatch
 from litellama.kernels.backend import next_power_of_2
+from litellama.kernels.flash_decoding import slots
 from litellama.models.decoder import Decoder
 from litellama.sampling import SamplingBatch, sample
 
@@ -56,9 +57,11 @@ class DecodeGraphs:
         in_flight: int,
     ) -> None:
         self.model, self.cache, self.tokens = model, cache, tokens
-        self.max_num_seqs = len(tokens)
+        self.max_num_seqs, self.max_seq_len = len(tokens), max_seq_len
         self.block_size, self.device = cache.shape[3], tokens.device
-        rows, width = round_up(self.max_num_seqs, 4), self._width(self._context(max_seq_len))
+        # Programs of attention with no split; from as many as run at once none is split further.
+        self._full = -(-slots(self.device) // model.config.num_kv_heads)
+        rows, width = round_up(self.max_num_seqs, 4), self._width(self._context(max_seq_len, 1))
         # ids, positions and slots; then lengths, and the block table.
         self._longs = torch.zeros(3 * rows, dtype=torch.int64, device=self.device)
         self._ints = torch.zeros(rows * (1 + width), dtype=torch.int32, device=self.device)
@@ -87,7 +90,7 @@ class DecodeGraphs:
         """
         shape = Shape(
             size=self._size(len(scheduled)),
-            context=self._context(max(s.stop for s in scheduled)),
+            context=self._context(max(s.stop for s in scheduled), self._size(len(scheduled))),
             filters=any(s.request.params.filters for s in scheduled),
             penalties=any(s.request.params.penalises for s in scheduled),
         )
@@ -108,13 +111,17 @@ class DecodeGraphs:
         size = next((size for size in BATCH_SIZES if size >= count), round_up(count, 32))
         return min(size, self.max_num_seqs)
 
-    def _context(self, length: int) -> int:
-        """The longest context of a graph for sequences of this length: a power of two."""
+    def _context(self, length: int, size: int) -> int:
+        """The longest context of a graph for sequences of this length: a power of two.
+
+        A graph of many rows serves every length, because only the number of splits depends on it.
+        """
+        length = self.max_seq_len if size >= self._full else length
         return max(next_power_of_2(length), SHORTEST_CONTEXT)
 
     def _width(self, context: int) -> int:
         """Columns of the block table."""
-        return -(-context // self.block_size)
+        return table_width(-(-context // self.block_size))
 
     def _copy_inputs(
         self, shape: Shape, scheduled: Sequence[Scheduled], ids: Sequence[int]
@@ -183,6 +190,12 @@ class DecodeGraphs:
 def resolve_ids(ids: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     """Token ids [n], with -1 - i replaced by the i-th of ``tokens``."""
     return torch.where(ids < 0, tokens[(-1 - ids).clamp(min=0)], ids)
+
+
+def table_width(blocks: int) -> int:
+    """Columns of a block table for so many blocks: Triton compiles for one more stride if a row
+    does not begin at a multiple of 16 elements."""
+    return round_up(blocks, 16)
 
 
 def round_up(n: int, multiple: int) -> int:

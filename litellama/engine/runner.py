@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 
 from litellama.engine.block_manager import BlockManager
-from litellama.engine.graphs import DecodeGraphs, resolve_ids
+from litellama.engine.graphs import DecodeGraphs, resolve_ids, table_width
 from litellama.engine.pictures import Encoder, Picture, picture_features
 from litellama.engine.request import Request
 from litellama.engine.scheduler import Scheduled, Step
@@ -151,7 +151,7 @@ class Runner:
             slots += self.manager.slots(s.request.blocks, s.start, s.stop)
             query_starts.append(len(token_ids))
             seq_lens.append(s.stop)
-        width = max(len(s.request.blocks) for s in scheduled)
+        width = table_width(max(len(s.request.blocks) for s in scheduled))
         table = [s.request.blocks + [0] * (width - len(s.request.blocks)) for s in scheduled]
         batch = AttentionBatch(
             query_starts=self._tensor(query_starts, torch.int32),
