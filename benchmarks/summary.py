@@ -112,8 +112,8 @@ def engine_table(record: dict[str, Any]) -> str:
 def token_counts(record: dict[str, Any]) -> str:
     """How many greedy sequences came out the same as each peer's."""
     return "".join(
-        f" Greedy tokens beside {name}: {count['same']} sequences the same, {count['tie']} parted "
-        f"at a tie, {count['different']} different."
+        f" Greedy texts beside {name}: {count['same']} the same, {count['tie']} parted at a tie, "
+        f"{count['different']} different."
         for name, count in record["tokens"].items()
     )
 
