@@ -622,6 +622,79 @@ def nopad_tiles() -> str:
     return d.svg()
 
 
+def decoding_split() -> str:
+    """Lesson 09: one chat on six multiprocessors, whole and in three parts."""
+    d = Drawing(
+        860,
+        262,
+        "Six multiprocessors and one chat of twelve blocks of keys with two key/value heads. "
+        "Unsplit, multiprocessors 0 and 1 take twelve blocks each, one after the other, and four "
+        "are idle. In three parts, all six take four blocks each, and a short merge follows: a "
+        "third of the time.",
+    )
+    cell, height, top = 28, 26, 52
+    for left, parts in ((64, 1), (540, 3)):
+        words = "one program a head" if parts == 1 else "three parts"
+        d.text(left, 30, words, 13, "", "start")
+        for number in range(6):
+            y = top + number * (height + 4)
+            d.text(left - 10, y + 17, f"{number}", 11, "soft", "end")
+            if number >= 2 * parts:
+                d.box(left, y, 12 * cell - 3, height, "idle", "masked", "", 10.5)
+                continue
+            split, blocks = number // 2, 12 // parts
+            for i in range(blocks):
+                style = "orange" if number % 2 else "lit"
+                d.box(left + i * cell, y, cell - 3, height, str(split * blocks + i), style, "", 10)
+        if parts == 3:
+            d.box(left + 4 * cell + 4, top, 70, 6 * (height + 4) - 4, "merge", "green", "", 12)
+    d.text(28, 248, "time →", 11, "soft", "start")
+    for x, style, what in (
+        (120, "lit", "blocks of keys, head 0"), (300, "orange", "blocks of keys, head 1"),
+    ):  # fmt: skip
+        d.box(x, 236, 14, 14, "", style)
+        d.text(x + 21, 248, what, 11, "soft", "start")
+    return d.svg()
+
+
+def decoding_parts() -> str:
+    """Lesson 09: from the block table to the parts of one sequence, and to their merge."""
+    d = Drawing(
+        860,
+        318,
+        "One sequence of ten blocks of keys in three parts. Its row of the block table leads to "
+        "blocks 7, 2, 9, 0, 5, 11, 3, 8, 1 and 6 of the pool. Program 0 reads the first three, "
+        "program 1 the next three, program 2 the last four. Each writes an output o and a "
+        "log-sum l, and the merge turns the three pairs into the result.",
+    )
+    blocks, cuts, styles = [7, 2, 9, 0, 5, 11, 3, 8, 1, 6], [0, 3, 6, 10], ["lit", "orange", "sky"]
+    left, cell = 130, 70
+    d.text(24, 46, "block table", 12, "soft", "start")
+    d.text(24, 122, "pool", 12, "soft", "start")
+    part_of = {}
+    for i, block in enumerate(blocks):
+        part_of[block] = sum(i >= cut for cut in cuts[1:3])
+        d.box(left + i * cell, 24, cell - 6, 34, str(block), styles[part_of[block]], "", 12)
+    for block in range(12):
+        style = styles[part_of[block]] if block in part_of else "masked"
+        d.box(left + block * 58.4, 100, 52, 34, str(block), style, "", 12)
+    for i in (0, 3, 6):  # the first of each part; all would hide the picture
+        d.arrow((left + i * cell + 32, 59), (left + blocks[i] * 58.4 + 26, 98))
+    for split in range(3):
+        x, count = left + split * 236, cuts[split + 1] - cuts[split]
+        note = f"{count} blocks of keys"
+        d.box(x, 166, 216, 46, f"program (head, part {split})", styles[split], note, 12)
+        d.arrow((x + 108, 213), (x + 108, 238))
+        d.box(x + 48, 240, 120, 28, f"o{'₀₁₂'[split]}, l{'₀₁₂'[split]}", "plain", "", 12)
+    d.text(24, 194, "programs", 12, "soft", "start")
+    d.text(24, 258, "parts", 12, "soft", "start")
+    d.box(left, 282, 688, 26, "merge: softmax of the l, times the o", "green", "", 12)
+    for split in range(3):
+        x = left + split * 236 + 108
+        d.arrow((x, 269), (x, 281))
+    return d.svg()
+
+
 def matmul_tiles() -> str:
     """Lesson 06: what the program of one tile of the result reads, step by step along K."""
     d = Drawing(
@@ -767,6 +840,8 @@ FIGURES: dict[str, Callable[[], str]] = {
     "attention_traffic.svg": attention_traffic,
     "flash_loops.svg": flash_loops,
     "nopad_tiles.svg": nopad_tiles,
+    "decoding_split.svg": decoding_split,
+    "decoding_parts.svg": decoding_parts,
 }
 
 

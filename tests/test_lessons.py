@@ -66,6 +66,7 @@ def test_a_lessons_final_kernels_are_the_packages(path):
                 *("load_keys", "flash_attention_varlen_kernel"),
             },
         ),
+        ("09_flash_decoding", {"flash_decoding_kernel", "merge_splits_kernel"}),
         ("10_kv_cache", {"write_kv_kernel"}),
         ("14_sampling", {"splitmix64", "gumbel_noise", "key_of", "logit_of"}),
     ],
