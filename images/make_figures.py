@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from litellama.course.drawing import Drawing, engine_map
+from litellama.course.llama import layer_diagram
 from litellama.course.package_map import draw as package_map
 
 LAST_LESSON = 18
@@ -836,6 +837,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     "step_budget.svg": step_budget,
     "attention_matrices.svg": attention_matrices,
     "attention_groups.svg": attention_groups,
+    "llama_layer.svg": layer_diagram,
     "qwen_blocks.svg": qwen_blocks,
     "attention_traffic.svg": attention_traffic,
     "flash_loops.svg": flash_loops,

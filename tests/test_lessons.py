@@ -141,6 +141,23 @@ def without_hints(source: str) -> str:
     return ast.unparse(tree)
 
 
+def test_lesson_11_builds_the_packages_decoder():
+    """All but the engine's second way, for few rows on a GPU, and the fork that leads there."""
+    lesson = without_hints("\n\n".join(cells(ROOT / "notebooks" / "11_llama.ipynb", "code")))
+    left_out = {"forward_few"}
+    for file, names in (
+        ("decoder.py", ["RMSNorm", "Attention", "MLP", "DecoderLayer", "Decoder"]),
+        ("llama.py", ["LlamaForCausalLM"]),
+    ):
+        package = without_hints((ROOT / "litellama" / "models" / file).read_text(encoding="utf-8"))
+        for name in names:
+            built, ours = methods_in(lesson, name), methods_in(package, name)
+            assert set(ours) - left_out == set(built)
+            if name == "Decoder":
+                assert built.pop("forward") != ours["forward"]  # else say so in the lesson
+            assert built == {method: ours[method] for method in built}
+
+
 def test_lesson_12_builds_the_packages_qwens():
     lesson = "\n\n".join(cells(ROOT / "notebooks" / "12_qwen.ipynb", "code"))
     for file, names in (
