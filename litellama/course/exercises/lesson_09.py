@@ -386,7 +386,7 @@ def _with_totals(q, k, v, splits):
     kv_heads = torch.arange(len(q), device=q.device) // (len(q) // len(k))
     scores = torch.einsum("hd,hkd->hk", _wide(q), _wide(k)[kv_heads]) * q.shape[-1] ** -0.5
     highest = [scores[:, slice(*_cut(k.shape[1], s, splits))].amax(1) for s in range(splits)]
-    outs, log_sums = _attend(*(_wide(x) for x in (q, k, v)), splits)
+    outs, log_sums = _attend(_wide(q), _wide(k), _wide(v), splits)
     return outs, log_sums, torch.exp(log_sums - torch.stack(highest, 1))
 
 
