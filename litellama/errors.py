@@ -16,6 +16,10 @@ class RequestError(ValueError):
     """A prompt or a parameter that cannot be served."""
 
 
+class ConversationError(ValueError):
+    """Something that a chat cannot do now, or a file that is no conversation."""
+
+
 class ExerciseError(ValueError):
     """An exercise that does not exist, or one that was handed something other than a function."""
 

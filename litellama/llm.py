@@ -197,6 +197,34 @@ class LLM:
         """
         return self._pieces(*self._encode(prompt, images), params or SamplingParams())
 
+    def submit(
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        images: Sequence[Any] | None = None,
+    ) -> Request:
+        """Queue one prompt and return at once; ``follow`` gives its text as it comes.
+
+        Until then it is only looked at: its blocks, how much of it was found in the cache.
+        """
+        return self._submit(*self._encode(prompt, images), params or SamplingParams())
+
+    def follow(self, request: Request) -> Generator[str, None, RequestOutput]:
+        """The pieces of a submitted request, as ``stream`` gives them; closing it aborts."""
+        try:
+            while True:
+                ended = request.finish_reason is not None  # asked first: no piece can follow it
+                piece = self.engine.take(request)
+                if piece:
+                    yield piece
+                elif ended:
+                    return output_of(request)
+                else:
+                    self.engine.step()
+        finally:
+            self.engine.abort(request)
+            self.engine.take(request)
+
     def chat(
         self,
         messages: Sequence[Message],
@@ -234,9 +262,17 @@ class LLM:
         ids = self.tokenizer.encode(text, add_special_tokens=not begun)
         return self._images.expand(ids) if self._images is not None else ids
 
-    def logits(self, token_ids: Sequence[int], images: Sequence[Any] | None = None) -> torch.Tensor:
-        """float32 [tokens, vocab] on the CPU: row i holds the scores of what follows token i."""
-        return self._runner.all_logits(*self._encode(token_ids, images))
+    def logits(
+        self,
+        token_ids: Sequence[int],
+        images: Sequence[Any] | None = None,
+        last: int | None = None,
+    ) -> torch.Tensor:
+        """float32 [tokens, vocab] on the CPU: row i holds the scores of what follows token i.
+
+        last: only the rows of so many tokens at the end; all rows of a long text are large.
+        """
+        return self._runner.all_logits(*self._encode(token_ids, images), last)
 
     def _encode(
         self, prompt: Prompt, images: Sequence[Any] | None = None
@@ -268,20 +304,7 @@ class LLM:
     def _pieces(
         self, ids: list[int], pictures: list[Picture], params: SamplingParams
     ) -> Generator[str, None, RequestOutput]:
-        request = self._submit(ids, pictures, params)
-        try:
-            while True:
-                ended = request.finish_reason is not None  # asked first: no piece can follow it
-                piece = self.engine.take(request)
-                if piece:
-                    yield piece
-                elif ended:
-                    return output_of(request)
-                else:
-                    self.engine.step()
-        finally:
-            self.engine.abort(request)
-            self.engine.take(request)
+        return (yield from self.follow(self._submit(ids, pictures, params)))
 
 
 def output_of(request: Request) -> RequestOutput:

@@ -79,6 +79,31 @@ def test_a_stream_returns_what_generate_returns(llm):
     list(collect())
 
 
+def test_a_submitted_request_is_followed_to_the_same_end(llm):
+    """And while it goes its blocks can be looked at."""
+    params = SamplingParams(temperature=0.8, seed=3, max_tokens=12)
+    request = llm.submit("hello", params)
+    pieces = llm.follow(request)
+    text = next(pieces)
+    assert request.blocks
+    while True:
+        try:
+            text += next(pieces)
+        except StopIteration as end:
+            output = end.value
+            break
+    assert output == llm.generate("hello", params)[0]
+    assert text == output.text
+    assert not request.blocks
+
+
+def test_logits_of_the_last_tokens_only(llm):
+    ids = llm.tokenizer.encode("hello hello hello")
+    whole = llm.logits(ids)
+    for last in (1, 3):
+        torch.testing.assert_close(llm.logits(ids, last=last), whole[-last:])
+
+
 def test_streams_interleave_and_generate_runs_between(llm):
     params = [SamplingParams(seed=i, max_tokens=20 + i) for i in range(3)]
     expected = [llm.generate("hello", p)[0].text for p in params]

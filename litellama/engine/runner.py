@@ -168,9 +168,11 @@ class Runner:
         return ids, self._tensor(positions, torch.int64), batch
 
     @torch.inference_mode()
-    def all_logits(self, token_ids: list[int], pictures: Sequence[Picture] = ()) -> torch.Tensor:
-        """float32 [T, vocab] on the CPU: the logits after every token of one text, on a cache of
-        its own, so that running requests are not disturbed."""
+    def all_logits(
+        self, token_ids: list[int], pictures: Sequence[Picture] = (), last: int | None = None
+    ) -> torch.Tensor:
+        """float32 [T, vocab] on the CPU: the logits after every token of one text, or after the
+        last ones only, on a cache of its own, so that running requests are not disturbed."""
         size = self.manager.block_size
         num_blocks = self.manager.blocks_for(len(token_ids))
         T = len(token_ids)
@@ -187,7 +189,7 @@ class Runner:
         cache = make_cache(self.model, num_blocks, size)
         features = self.features([(0, T, pictures)])
         hidden = self.model(ids, positions, cache, batch, features)
-        return self.model.logits(hidden).float().cpu()
+        return self.model.logits(hidden[-last:] if last else hidden).float().cpu()
 
     def _tensor(self, values: list, dtype: torch.dtype) -> torch.Tensor:
         return torch.tensor(values, dtype=dtype, device=self.device)
