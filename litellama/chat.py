@@ -1,4 +1,7 @@
-"""Conversations to prompts: the checkpoint's chat template, and pictures among the words."""
+"""Conversations to prompts: the checkpoint's chat template, and pictures among the words.
+
+Lesson 18 uses this file.
+"""
 
 import re
 from collections.abc import Sequence

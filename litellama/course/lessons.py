@@ -24,6 +24,7 @@ LESSONS = {
     "15_cuda_graphs": "CUDA graphs",
     "16_continuous_batching": "Continuous batching",
     "17_how_fast": "How fast is it",
+    "18_chat_demo": "The chat demo",
 }
 
 
