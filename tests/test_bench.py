@@ -689,11 +689,11 @@ def test_liger_gets_the_layout_it_asks_for(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.gpu
 def test_kernels_are_timed_on_a_gpu() -> None:
     saved = []
-    record = kernels.run(["mul"], only="4096×4096", repeats=3, save=lambda r: saved.append(dict(r)))
+    record = kernels.run(["mul"], only="6×4096", repeats=3, save=lambda r: saved.append(dict(r)))
     assert not record["failed"]
     names = ["litellama", "torch eager", "torch.compile"]
-    assert [row["peer"] for row in record["results"]] == names * 2  # 4096 and 16384 rows
-    assert all(0.1 < row["fraction_of_copy"] < 1.2 for row in record["results"])
+    assert [row["peer"] for row in record["results"]] == names * 2  # 16 and 256 rows
+    assert all(0.001 < row["fraction_of_copy"] < 1.2 for row in record["results"])
     assert len(saved) == 2
     assert 1e13 < record["matmul_flop_per_s"] < 1e16
 

@@ -47,6 +47,15 @@ def test_matvec(shape, extras, dtype, device):
     close(kernels.matvec(**inputs), references.matvec(**inputs))
 
 
+@pytest.mark.gpu
+@pytest.mark.sanitize
+@pytest.mark.parametrize("T", [2, 17, 32])
+def test_few_rows_under_the_memory_checker(T):
+    """For tools/sanitize.py: the kernel on tensor cores, with a tile that is not full."""
+    inputs = make_linear("cuda", torch.bfloat16, T, 70, 192, EXTRAS)
+    close(kernels.matvec(**inputs), references.matvec(**inputs))
+
+
 COMBINATIONS = [some for n in (1, 2, 3) for some in combinations(EXTRAS, n)]
 
 

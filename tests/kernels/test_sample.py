@@ -51,6 +51,23 @@ def test_same_tokens_as_the_reference(V, settings, device):
     check(logits, make_parameters(device, 4, **settings))
 
 
+@pytest.mark.gpu
+@pytest.mark.sanitize
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_small_under_the_memory_checker(dtype):
+    """For tools/sanitize.py, with penalties before."""
+    logits = (3 * torch.randn(3, 2 * SLICE + 3, device="cuda")).to(dtype)
+    counts = torch.randint(0, 6, logits.shape, dtype=torch.int32, device="cuda")
+    penalties = torch.tensor([[1.0, 1.5, 0.7], [0.0, 0.5, -0.5], [0.0, 0.25, 1.0]], device="cuda")
+    by_torch = logits.clone()
+    kernels.penalize(logits, counts, *penalties)
+    with kernels.use_backend("torch"):
+        kernels.penalize(by_torch, counts, *penalties)
+    torch.testing.assert_close(logits, by_torch)
+    for values in SETTINGS.values():
+        check(logits, make_parameters("cuda", 3, **values))
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_logits_of_each_dtype_in_rows_with_gaps(dtype, device):
     wide = (3 * torch.randn(3, 2500, device=device)).to(dtype)
