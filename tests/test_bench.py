@@ -804,7 +804,7 @@ def test_the_engine_in_the_readme() -> None:
     assert "**random:llama-3.2-1b in bfloat16**, batch 12, 25 prompt and 1900 new" in text
     assert "| litellama | 5 ms | 2.00 ms | 1,234.5 | 80% |  | 3.2 GB |" in text
     assert "| transformers | 5 ms | 2.00 ms | 400.0 | 30% | 3.08× as fast | 3.2 GB |" in text
-    assert "1 sequences the same, 2 parted at a tie, 3 different" in text
+    assert "1 the same, 2 parted at a tie, 3 different" in text
     text = tables["queue"](engine_record(**QUEUE))
     assert "**16,000 output tokens/s**, 61% of the limit, in 1100 steps, 70.0 GB" in text
     text = tables["prefix"](engine_record(**PREFIX))
