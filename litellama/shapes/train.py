@@ -192,7 +192,7 @@ def batches(
         ]
         if texts:
             rows += [dialogues.row([rng.choice(texts)], False) for _ in range(recipe.texts)]
-        length = -(-max(len(ids) for ids, _ in rows) // 32) * 32  # few lengths: few compilations
+        length = -(-max(len(ids) for ids, _ in rows) // 16) * 16  # few lengths: few compilations
         padded = [(i + [0] * (length - len(i)), l + [IGNORED] * (length - len(l))) for i, l in rows]
         ids, labels = (torch.tensor(x) for x in zip(*padded, strict=True))
         yield Batch(ids, labels, drawn, patch_targets(drawn))
