@@ -187,7 +187,7 @@ def test_a_lesson_has_its_parts(path):
     assert re.search(r"\.\./images/map(_\d\d)?\.svg", text), "the map of the engine"
     for part in ("**The question.**", "## Recap", "**Try.**", "**Next:**", "**Sources.**"):
         assert part in text, part
-    if number != "00":
+    if number not in ("00", "17"):  # the first and the last have none
         assert "**Exercises:**" in text
     recap = text.split("## Recap")[1].split("**Try.**")[0]
     assert recap.count("\n- ") <= 5, "a recap has at most five points"
