@@ -45,6 +45,18 @@ class Detokenizer:
         self._pending += now[len(before) :]
         return self._release(self._unstopped())
 
+    def extend(self, token_ids: Sequence[int]) -> str:
+        """Take several tokens: the text that ``push`` would give one by one, for less work."""
+        window = [*self._window, *token_ids]
+        if len(token_ids) > 1 and not self._stop:
+            before, now = self._decode(window[: self._settled]), self._decode(window)
+            if REPLACEMENT not in now:  # whole characters: nothing to hold back
+                self._window = window[-MAX_TOKENS_PER_CHARACTER:]
+                self._settled = len(self._window)
+                self._pending += now[len(before) :]
+                return self._release(len(self._pending))
+        return "".join([self.push(token_id) for token_id in token_ids])
+
     def finish(self) -> str:
         """The rest of the text, once no token will follow.
 

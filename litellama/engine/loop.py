@@ -7,7 +7,7 @@ import itertools
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -101,6 +101,12 @@ class Engine:
     def take(self, request: Request) -> str:
         """The text that has come since the last call."""
         with self._turn():
+            if request.finish_reason is None:
+                try:
+                    self._decode(request)
+                except Exception as error:
+                    request.error = error
+                    self._finish(request, "aborted")
             pieces = self._pieces.get(request, [])
             text = "".join(pieces)
             pieces.clear()
@@ -179,7 +185,9 @@ class Engine:
         if token in self.eos_token_ids and not request.params.ignore_eos:
             self._finish(request, "stop")
             return
-        self._pieces[request].append(request.detokenizer.push(token))
+        request.undecoded.append(token)
+        if request.params.stop:
+            self._decode(request)  # else when somebody asks for it, or at the end, all at once
         if request.detokenizer.stopped:
             self._finish(request, "stop")
         elif len(request.token_ids) >= request.max_length:
@@ -188,10 +196,19 @@ class Engine:
     def _finish(self, request: Request, reason: FinishReason) -> None:
         """End a request.  A step in flight may go on writing to its blocks: it comes before any
         step of their next owner."""
+        if request.error is None:
+            self._decode(request)
+            self._pieces[request].append(request.detokenizer.finish())
+        else:
+            with suppress(Exception):  # it may be the decoding that fails
+                self._decode(request)
         request.finish_reason = reason
         self.scheduler.remove(request)
-        if request.error is None:
-            self._pieces[request].append(request.detokenizer.finish())
+
+    def _decode(self, request: Request) -> None:
+        """Make text of the tokens that are none yet."""
+        tokens, request.undecoded = request.undecoded, []
+        self._pieces[request].append(request.detokenizer.extend(tokens))
 
     def _recover(self, failed: Sequence[Scheduled], error: Exception | None) -> None:
         """End the requests of a failed step, and compute all others that were running again."""

@@ -21,7 +21,8 @@ class Request:
     whose results have not arrived.  num_computed: tokens whose keys and values are in the cache, or
     will be after the steps submitted so far.  blocks: the cache blocks that hold those, in order.
     block_keys: the keys of all its full blocks.  num_cached: tokens found in the cache when it was
-    first admitted.  error: what made it fail; its finish_reason is then "aborted".
+    first admitted.  undecoded: tokens whose text nobody has asked for yet.  error: what made it
+    fail; its finish_reason is then "aborted".
     """
 
     request_id: int
@@ -37,6 +38,7 @@ class Request:
     blocks: list[int] = field(default_factory=list)
     block_keys: list[bytes] = field(default_factory=list)
     num_cached: int | None = None
+    undecoded: list[int] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     error: Exception | None = None
 

@@ -1,5 +1,7 @@
 """Streaming text: whole characters, no stop string, and pieces that join to the text."""
 
+import random
+
 import pytest
 from transformers import PreTrainedTokenizerFast
 
@@ -41,6 +43,26 @@ def test_the_same_with_the_default_model(smollm2, text):
     tokenizer = PreTrainedTokenizerFast.from_pretrained(smollm2)
     pieces, detokenizer = stream(tokenizer, tokenizer.encode(text))
     assert "".join(pieces) == detokenizer.text == text
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_tokens_taken_together_give_the_text_of_tokens_taken_one_by_one(tokenizer, seed):
+    """Texts with invalid bytes in them, in parts of any length, with stop strings and without."""
+    rng = random.Random(seed)
+    ids = [i for text in rng.sample(TEXTS, 4) for i in tokenizer.encode(text)]
+    if seed % 2:
+        for _ in range(6):
+            ids.insert(rng.randrange(len(ids)), tokenizer.encode("é👍")[rng.randrange(4)])
+    stop = ("words", "flag, ") if seed % 4 > 1 else ()
+    pieces, one_by_one = stream(tokenizer, ids, stop)
+    together, made = Detokenizer(tokenizer, [], stop), []
+    while ids:
+        count = rng.choice([0, 1, 2, 5, 30])
+        made.append(together.extend(ids[:count]))
+        ids = ids[count:]
+    made.append(together.finish())
+    assert "".join(made) == "".join(pieces) == together.text == one_by_one.text
+    assert together.stopped == one_by_one.stopped
 
 
 def test_an_answer_cut_inside_a_character_leaves_it_out(tokenizer):
