@@ -91,7 +91,8 @@ def live_box(
     for knob in knobs.values():
         knob.observe(redraw, "value")
     redraw()
-    row = ipywidgets.HBox(list(knobs.values()), layout=ipywidgets.Layout(flex_flow="row wrap"))
+    layout = ipywidgets.Layout(flex_flow="row wrap", grid_gap="0 24px")  # or labels would touch
+    row = ipywidgets.HBox(list(knobs.values()), layout=layout)
     return ipywidgets.VBox([row, picture])
 
 
