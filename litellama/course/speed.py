@@ -126,11 +126,12 @@ def limit_of(record: Record) -> float:
 
 
 def recorded_machine(kernels: Record | None, record: Record | None = None) -> Machine | None:
-    """The recorded GPU; the memory's speed is that of ``record``, where there is one."""
+    """The recorded GPU; its memory's speed is that of ``record``, if that is of the same GPU."""
     if kernels is None:
         return None
     source = f"measured {kernels['date']}"
-    bandwidth = bandwidth_of(record or kernels)
+    same = record is not None and record.get("gpu") == kernels["gpu"]
+    bandwidth = bandwidth_of(record if record and same else kernels)
     sheets = (m.memory for m in DATA_SHEETS if m.name.split()[0] in kernels["gpu"])
     return Machine(
         kernels["gpu"], source, bandwidth, kernels["matmul_flop_per_s"], next(sheets, None)
@@ -298,7 +299,8 @@ def account(record: Record, kernels: Record, steps: Record | None = None) -> lis
         c = preset_config(name_of(record))
     except RequestError:
         return []
-    if record["work"]["batch"] != 1 or c.architecture != "LlamaForCausalLM":
+    one_llama = record["work"]["batch"] == 1 and c.architecture == "LlamaForCausalLM"
+    if not one_llama or record.get("gpu") != kernels.get("gpu"):
         return []
     linears, others = _linears(c, record, kernels), _others(c, record, kernels)
     if not linears or not others:

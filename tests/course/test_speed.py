@@ -126,6 +126,13 @@ def test_only_one_llama_sequence_can_be_taken_apart():
     assert speed.account(engine_record(work=work), kernels()) == []
 
 
+def test_records_of_two_gpus_are_not_mixed():
+    other = engine_record(gpu="GPU A100")
+    assert speed.account(other, kernels()) == []
+    assert speed.recorded_machine(kernels(), other).bandwidth == 0.9e12
+    assert speed.recorded_machine(kernels(), engine_record()).bandwidth == 1e12
+
+
 def test_a_case_within_five_per_cent_is_no_loss():
     record = kernels()
     for row in record["results"]:
