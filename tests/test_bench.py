@@ -120,8 +120,8 @@ def test_tokens_are_the_same_or_a_tie_or_different() -> None:
         return 0.0 if (a, b) == (5, 6) else 0.5
 
     assert engine.compare_tokens(outputs, gap) == {
-        "b": {"same": 1, "tie": 1, "different": 1},
-        "c": {"same": 3, "tie": 0, "different": 0},
+        "b": {"same": 1, "tie": 1, "different": 1, "largest_gap": 0.5},
+        "c": {"same": 3, "tie": 0, "different": 0, "largest_gap": 0.0},
     }
     assert asked == [([1, 2, 3], 5, 6), ([1, 2], 3, 4)]
 

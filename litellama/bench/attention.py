@@ -40,6 +40,8 @@ PACKED = ((32, 8, 64), (32, 8, 128))
 PACKED_SEQUENCES, PACKED_LONGEST = 32, 8192
 # (sequences, query heads, key/value heads, keys of each sequence, head_dim)
 DECODE = (
+    (1, 32, 8, 192, 64),
+    (1, 24, 8, 192, 128),
     (1, 32, 8, 8192, 64),
     (12, 24, 8, 2048, 128),
     (64, 32, 8, 4096, 64),

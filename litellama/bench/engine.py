@@ -151,32 +151,37 @@ def compare_tokens(
     outputs: list[tuple[Prompts, dict[str, Prompts]]],
     gap: Callable[[Sequence[int], int, int], float],
     tie: float = TIES[torch.float32],
-) -> dict[str, dict[str, int]]:
+) -> dict[str, dict[str, float]]:
     """Count the sequences on which the first peer and each other agree, part at a tie, or differ.
 
-    A tie is a first difference between two tokens whose logits are within ``tie``.
+    A tie is a first difference between two tokens whose logits are within ``tie``.  largest_gap:
+    how far apart the logits of a first difference are at most.
     """
-    counts: dict[str, dict[str, int]] = {}
+    counts: dict[str, dict[str, float]] = {}
     for prompts, made in outputs:
         ours, *others = made
         for name in others:
-            count = counts.setdefault(name, {"same": 0, "tie": 0, "different": 0})
+            empty = {"same": 0, "tie": 0, "different": 0, "largest_gap": 0.0}
+            count = counts.setdefault(name, empty)
             for prompt, mine, theirs in zip(prompts, made[ours], made[name], strict=True):
-                count[_verdict(prompt, mine, theirs, gap, tie)] += 1
+                if mine == theirs:
+                    count["same"] += 1
+                    continue
+                apart = _first_gap(prompt, mine, theirs, gap)
+                count["tie" if apart <= tie else "different"] += 1
+                count["largest_gap"] = max(count["largest_gap"], apart)
     return counts
 
 
-def _verdict(
+def _first_gap(
     prompt: list[int],
     mine: list[int],
     theirs: list[int],
     gap: Callable[[Sequence[int], int, int], float],
-    tie: float,
-) -> str:
-    if mine == theirs:
-        return "same"
+) -> float:
+    """How far apart the logits of the first two tokens that differ are."""
     at = next(i for i, (a, b) in enumerate(zip(mine, theirs, strict=True)) if a != b)
-    return "tie" if gap([*prompt, *mine[:at]], mine[at], theirs[at]) <= tie else "different"
+    return gap([*prompt, *mine[:at]], mine[at], theirs[at])
 
 
 def run(
