@@ -6,7 +6,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
 .DELETE_ON_ERROR:
-.PHONY: help model learn test lint chat bench figures notebooks exercises clean
+.PHONY: help model learn test lint chat bench book figures notebooks exercises clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -52,6 +52,11 @@ chat: model ## talk with the model in the terminal
 
 bench: model ## measure the engine against transformers on this machine
 	@$(BIN)/litellama bench $(BENCH_ARGS)
+
+book: $(INSTALLED) ## the book as a web site, in build/book
+	@$(BIN)/python -c 'import myst_nb, sphinx_book_theme' 2>/dev/null || \
+	  $(BIN)/python -m pip install -q -e '.[book]' -c constraints.txt
+	$(BIN)/python -m book
 
 figures: $(INSTALLED) ## draw every figure in images/ again
 	@for script in images/*.py; do echo "$$script"; $(BIN)/python "$$script" || exit 1; done
