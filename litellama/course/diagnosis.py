@@ -276,7 +276,8 @@ def _what_is_missing(name: str, missing: torch.Tensor, results: int) -> str:
     count = int(missing.sum())
     few = (
         "Either too few programs were started (division rounds down: use triton.cdiv(n, BLOCK)), "
-        "or the programs all work on the same block (is tl.program_id in the offsets?)."
+        "or the programs write over each other (is tl.program_id in the offsets of tl.store, times "
+        "the length of what one program writes?)."
     )
     if missing.all():
         return f"{name} was never written. " + ("Is its tl.store there?" if results > 1 else few)
@@ -287,7 +288,10 @@ def _what_is_missing(name: str, missing: torch.Tensor, results: int) -> str:
     if missing.flatten()[int(missing.flatten().nonzero()[0]) :].all():
         return f"{text} Everything before it was. {few}"
     if bool((rows == rows[0]).all()):
-        return f"{text} The same columns are missing in every row: does the loop reach its end?"
+        return (
+            f"{text} The same columns are missing in every row: does the loop reach its end, and "
+            "do the offsets of tl.store have the right step?"
+        )
     return f"{text} Compare the grid, the offsets and the mask of tl.store."
 
 
@@ -346,7 +350,7 @@ def _ignores_strides(evidence: Evidence) -> Diagnosis | None:
 
 def _all_zero(evidence: Evidence) -> Diagnosis | None:
     got, want = evidence.first_wrong()
-    if got.numel() and not got.any() and want.any():
+    if got.ndim and got.numel() and not got.any() and want.any():  # one number may well be 0
         text = "Every element is zero. Was the output made with zeros and never written?"
         return Diagnosis("all zero", text)
     return None

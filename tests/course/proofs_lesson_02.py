@@ -211,6 +211,18 @@ PROOFS = {
             wrong(
                 "exchanged", "results exchanged", ("return maximum, total", "return total, maximum")
             ),
+            wrong(
+                "one if",
+                "one choice for all rows",
+                (
+                    "    maximum = torch.maximum(maximum_a, maximum_b)\n",
+                    "    if (maximum_a > maximum_b).all():\n"
+                    "        rescale = torch.exp(maximum_b - maximum_a)\n"
+                    "        return maximum_a, total_a + total_b * rescale\n"
+                    "    return maximum_b, total_b + total_a * torch.exp(maximum_a - maximum_b)\n"
+                    "    maximum = torch.maximum(maximum_a, maximum_b)\n",
+                ),
+            ),
         ),
         right=(merge_by_logarithm, merge_larger_first),
     ),
@@ -258,6 +270,12 @@ PROOFS = {
                 "store masked too",
                 "partly written",
                 ("probabilities, mask=columns < T", "probabilities, mask=columns <= row"),
+            ),
+            wrong(
+                "maximum first",
+                "maximum before the scale",
+                ("x.to(tl.float32) * scale", "x.to(tl.float32)"),
+                ("tl.exp(x - tl.max(x, axis=0))", "tl.exp(x * scale - tl.max(x, axis=0))"),
             ),
         ),
         right=(causal_with_where,),

@@ -260,6 +260,15 @@ PROOFS = {
                     "    return torch.cat([weight[:, 0::2], weight[:, 1::2]], dim=1)",
                 ),
             ),
+            wrong(
+                "heads last",
+                "heads innermost",
+                (
+                    "weight.view(heads, rows // heads // 2, 2, hidden)",
+                    "weight.view(rows // heads // 2, 2, heads, hidden)",
+                ),
+                ("transpose(1, 2)", "transpose(0, 1)"),
+            ),
         ),
         right=(sorted_by_index,),
     ),
@@ -305,6 +314,20 @@ PROOFS = {
                     "((turns - low) / (high - low)).clamp(0, 1)",
                     "((1 / low - 1 / turns) / (1 / low - 1 / high)).clamp(0, 1)",
                 ),
+            ),
+            wrong("half turns", "pi for 2 pi", ("/ (2 * math.pi)", "/ math.pi")),
+            wrong(
+                "divisors",
+                "divisor blended",
+                (
+                    "return kept * frequencies + (1 - kept) * frequencies / factor",
+                    "return frequencies / (kept + (1 - kept) * factor)",
+                ),
+            ),
+            wrong(
+                "upside down",
+                "all kept",
+                (_TURNS, "original_context / frequencies"),
             ),
         ),
         right=(frequencies_by_wavelength,),

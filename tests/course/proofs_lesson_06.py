@@ -78,6 +78,14 @@ PROOFS = {
                 "results exchanged",
                 (f"{_X_READS}, {_W_READS}", f"{_W_READS}, {_X_READS}"),
             ),
+            wrong(
+                "fractions",
+                "part of a block",
+                (
+                    "output_blocks * T * K, token_blocks * N * K",
+                    "T * K * N // BLOCK_N, N * K * T // BLOCK_T",
+                ),
+            ),
         ),
         right=(traffic_by_tile,),
     ),
@@ -152,6 +160,27 @@ PROOFS = {
                 ("tl.cast(I, tl.int64) * weight_stride", "weight_stride"),
             ),
             wrong("first token", "first token for all", ("token * x_stride + ", "")),
+            wrong(
+                "sums in 16 bits",
+                "overflow in half precision",
+                (
+                    "gates = tl.load(gate_ptrs, mask=inside, other=0.0).to(tl.float32)",
+                    "gates = tl.load(gate_ptrs, mask=inside, other=0.0)",
+                ),
+                (
+                    "ups = tl.load(up_ptrs, mask=inside, other=0.0).to(tl.float32)",
+                    "ups = tl.load(up_ptrs, mask=inside, other=0.0)",
+                ),
+                ("mask=columns < K, other=0.0).to(tl.float32)", "mask=columns < K, other=0.0)"),
+                (
+                    "tl.sum(gates * x[None, :], axis=1)",
+                    "tl.sum(gates * x[None, :], axis=1).to(tl.float32)",
+                ),
+                (
+                    "tl.sum(ups * x[None, :], axis=1)",
+                    "tl.sum(ups * x[None, :], axis=1).to(tl.float32)",
+                ),
+            ),
         ),
         right=(gated_in_torch,),
     ),

@@ -165,6 +165,22 @@ PROOFS = {
                     "keys[None, :] <= Tk - GROUP + rows[:, None], scores",
                 ),
             ),
+            wrong(
+                "one softmax",
+                "one softmax for the group",
+                ("tl.max(scores, axis=1)", "tl.max(scores)"),
+                ("maximum[:, None]", "maximum"),
+                ("tl.sum(weights, axis=1)", "tl.sum(weights)"),
+                ("total[:, None]", "total"),
+            ),
+            wrong(
+                "first tokens",
+                "heads masked like the first tokens",
+                (
+                    "(keys < Tk)[None, :], scores",
+                    "(keys < Tk)[None, :] & (keys[None, :] <= rows[:, None]), scores",
+                ),
+            ),
         ),
         right=(decode_by_query, decode_by_group),
     ),

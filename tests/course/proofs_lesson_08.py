@@ -187,6 +187,12 @@ PROOFS = {
             ),
             wrong("no whole", "all masked", ("whole += 1", "masked += 1")),
             wrong("no skip", "none skipped", ("skipped += 1", "masked += 1")),
+            wrong("equal skipped", "last key skipped", ("if key > last", "if key >= last")),
+            wrong(
+                "whole late",
+                "whole one key late",
+                ("key + BLOCK_N - 1 <= first", "key + BLOCK_N <= first"),
+            ),
         ),
         right=(counts_by_mask,),
     ),
@@ -281,6 +287,14 @@ PROOFS = {
                 "past the end",
                 "store out of bounds",
                 ("total[:, None], mask=inside", "total[:, None], mask=columns < D"),
+            ),
+            wrong(
+                "no mask in the tile",
+                "loop ends, but no mask",
+                (
+                    "keys[None, :] <= rows[:, None], scores",
+                    "keys[None, :] < tl.minimum(start + BLOCK_M, stop) + 0 * rows[:, None], scores",
+                ),
             ),
         ),
         right=(packed_text_by_text, packed_by_one_mask),

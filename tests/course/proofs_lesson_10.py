@@ -209,6 +209,21 @@ PROOFS = {
             ),
             wrong("last", "last block", ("blocks[position // block_size]", "blocks[-1]")),
             wrong("input", "modified its inputs", ("cache.clone()", "cache")),
+            wrong(
+                "place",
+                "references of the place",
+                ("references[block] > 1", "references[position // block_size] > 1"),
+            ),
+            wrong(
+                "old number",
+                "old number returned",
+                (
+                    "    new_cache[block, position % block_size] = key\n"
+                    "    return new_cache, block",
+                    "    new_cache[block, position % block_size] = key\n"
+                    "    return new_cache, blocks[position // block_size]",
+                ),
+            ),
         ),
         right=(write_by_index,),
     ),

@@ -220,6 +220,17 @@ PROOFS = {
                 "store out of bounds",
                 ("second * cos + first * sin, mask=inside)", "second * cos + first * sin)"),
             ),
+            wrong(
+                "overwritten",
+                "first half overwritten",
+                (
+                    "    tl.store(out_row + pairs, first * cos - second * sin, mask=inside)",
+                    "    first = first * cos - second * sin\n"
+                    "    tl.store(out_row + pairs, first, mask=inside)",
+                ),
+            ),
+            wrong("sum", "sum for mean", ("squares / (2 * HALF) + eps", "squares + eps")),
+            wrong("no eps", "no epsilon", ("(2 * HALF) + eps", "(2 * HALF)")),
         ),
         right=(norm_rope_in_torch, norm_rope_by_token),
     ),

@@ -166,6 +166,16 @@ PROOFS = {
                 ),
             ),
             wrong("one program", "partly written", ("[(M,)]", "[(1,)]")),
+            wrong("high", "high for low", ("logit_of(low))", "logit_of(high))")),
+            wrong(
+                "greater", "greater for at least", ("x >= logit_of(middle)", "x > logit_of(middle)")
+            ),
+            wrong("no room", "high at the maximum", ("key_of(maximum) + 1", "key_of(maximum)")),
+            wrong(
+                "T times",
+                "temperature multiplied",
+                ("(x - maximum) / temperature", "(x - maximum) * temperature"),
+            ),
         ),
         right=(threshold_in_torch,),
     ),
@@ -191,6 +201,13 @@ PROOFS = {
                 "the shortest",
                 "shortest beginning held",
                 (_HELD, "held = min(held or length, length)"),
+            ),
+            wrong("from behind", "last one found", ("text.find(stop)", "text.rfind(stop)")),
+            wrong(
+                "the ending",
+                "only the ending looked at",
+                ("    if found:\n        return min(found)\n", ""),
+                ("range(1, len(stop))", "range(1, len(stop) + 1)"),
             ),
         ),
         right=(settled_from_the_front,),

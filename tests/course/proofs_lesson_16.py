@@ -154,6 +154,23 @@ PROOFS = {
             wrong(
                 "short", "wrong number of results", ("tuple(shares)", "tuple(filter(None, shares))")
             ),
+            wrong(
+                "one each",
+                "one token for each that runs",
+                (
+                    "min(uncomputed, budget) if",
+                    "min(uncomputed if seat >= len(running) else 1, budget) if",
+                ),
+            ),
+            wrong(
+                "the queue",
+                "waiting first",
+                ("enumerate((*running, *waiting))", "enumerate((*waiting, *running))"),
+                (
+                    "return tuple(shares)",
+                    "return tuple(shares[len(waiting) :] + shares[: len(waiting)])",
+                ),
+            ),
         ),
         right=(share_by_the_engine,),
     ),
@@ -202,6 +219,33 @@ PROOFS = {
                     "            held[i] += missing[i]\n"
                     "            done.add(i)\n"
                     "    return len(done), len(owned) - len(held), free",
+                ),
+            ),
+            wrong(
+                "missing",
+                "missing blocks returned",
+                ("free += owned[alive]", "free += owned[alive] + missing[alive]"),
+            ),
+            wrong(
+                "if",
+                "one gives way at most",
+                (
+                    "    while i < alive:\n"
+                    "        if missing[i] <= free:\n"
+                    "            free -= missing[i]\n"
+                    "            i += 1\n"
+                    "        else:\n"
+                    "            alive -= 1\n"
+                    "            free += owned[alive]\n"
+                    "    return i, len(owned) - alive, free",
+                    "    alive, advanced = len(owned), 0\n"
+                    "    for i in range(len(owned)):\n"
+                    "        if i < alive and missing[i] > free:\n"
+                    "            alive -= 1\n"
+                    "            free += owned[alive]\n"
+                    "        if i < alive and missing[i] <= free:\n"
+                    "            free, advanced = free - missing[i], advanced + 1\n"
+                    "    return advanced, len(owned) - alive, free",
                 ),
             ),
         ),

@@ -385,6 +385,13 @@ def _merge_with_nan(maximum_a, total_a, maximum_b, total_b):
     )
 
 
+def _one_choice(maximum_a, total_a, maximum_b, total_b):
+    """Asks once, for all rows together, which part has the larger maximum."""
+    if (maximum_a > maximum_b).all():
+        return maximum_a, total_a + total_b * torch.exp(maximum_b - maximum_a)
+    return maximum_b, total_b + total_a * torch.exp(maximum_a - maximum_b)
+
+
 SOFTMAX_MERGE = Exercise(
     name="softmax_merge",
     lesson=LESSON,
@@ -444,6 +451,12 @@ SOFTMAX_MERGE = Exercise(
             "the maximum returned for two empty parts is 0. The shift is only for the exponents: "
             "the maximum stays -inf, or the next score below 0 goes wrong.",
         ),
+        Mistake(
+            "one choice for all rows",
+            _one_choice,
+            "which part has the larger maximum is decided once, for all rows together. It differs "
+            "from row to row: torch.maximum, and a factor for each part, need no `if`.",
+        ),
     ),
     hints=(
         "What is the maximum of both parts together? And by which factor does exp(x - 3) change "
@@ -485,6 +498,12 @@ def _triangle(scores, diagonal: int):
 
 def _masked_after(scores, scale):
     return softmax(_wide(scores) * scale).masked_fill(_triangle(scores, 1), 0.0).to(scores.dtype)
+
+
+def _maximum_before_scale(scores, scale):
+    seen = _wide(scores).masked_fill(_triangle(scores, 1), -INF)
+    exponentials = torch.exp(seen * scale - seen.amax(-1, keepdim=True))
+    return (exponentials / exponentials.sum(-1, keepdim=True)).to(scores.dtype)
 
 
 SOFTMAX_CAUSAL = Exercise(
@@ -557,6 +576,13 @@ SOFTMAX_CAUSAL = Exercise(
             _masked_after,
             "the mask comes after the sum: the future is in the denominator, and what is left of a "
             "row sums to less than 1. Mask the scores.",
+        ),
+        Mistake(
+            "maximum before the scale",
+            _maximum_before_scale,
+            "the maximum is that of the scores before they were scaled. The factor cancels, until "
+            "it is so large that every exponential rounds to 0. Scale first, then take the "
+            "maximum.",
         ),
     ),
     hints=(

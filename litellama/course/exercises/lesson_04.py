@@ -410,6 +410,14 @@ SPLIT_HALVES = Exercise(
             lambda weight, heads: weight.clone(),
             "the matrix comes back in the order in which it went in.",
         ),
+        Mistake(
+            "heads innermost",
+            lambda weight, heads: (
+                weight.view(-1, 2, heads, weight.shape[1]).transpose(0, 1).reshape(weight.shape)
+            ),
+            "the rows are taken apart as if a pair's row of every head stood together. The D rows "
+            "of head 0 come first: heads are the outermost axis, view(heads, D / 2, 2, hidden).",
+        ),
     ),
     hints=(
         "Write down the six rows of one head with D = 6 in interleaved order: pairs (0, 1), "
@@ -470,6 +478,12 @@ def _linear_in_wavelength(frequencies, factor, low, high, context):
     longest, shortest = context / low, context / high
     kept = ((longest - wavelength) / (longest - shortest)).clamp(0, 1)
     return kept * frequencies + (1 - kept) * frequencies / factor
+
+
+def _blended_divisor(frequencies, factor, low, high, context):
+    turns = context * frequencies / (2 * math.pi)
+    kept = ((turns - low) / (high - low)).clamp(0, 1)
+    return kept + (1 - kept) * factor
 
 
 LLAMA3_FREQUENCIES = Exercise(
@@ -542,6 +556,27 @@ LLAMA3_FREQUENCIES = Exercise(
             ),
             "the slow pairs are multiplied by the factor. To reach further they have to turn more "
             "slowly: divide.",
+        ),
+        Mistake(
+            "pi for 2 pi",
+            lambda f, factor, low, high, context: llama3_frequencies(
+                f, factor, low / 2, high / 2, context
+            ),
+            "every turn is counted twice: a full turn is 2 pi radians, not pi.",
+        ),
+        Mistake(
+            "divisor blended",
+            lambda f, factor, low, high, context: (
+                f / _blended_divisor(f, factor, low, high, context)
+            ),
+            "the blend is one of divisors, between 1 and `factor`. It is one of frequencies: a "
+            "share of the kept one, and the rest of the divided one.",
+        ),
+        Mistake(
+            "all kept",
+            lambda f, factor, low, high, context: f.clone(),
+            "every pair is kept. Are the turns context * frequency / (2 pi)? Divided by the "
+            "frequency, all of them come out large.",
         ),
     ),
     hints=(

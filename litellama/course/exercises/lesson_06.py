@@ -84,6 +84,12 @@ TILE_TRAFFIC = Exercise(
             lambda *sizes: tile_traffic(*sizes)[::-1],
             "the two numbers are exchanged: first what is read of x, then what is read of W.",
         ),
+        Mistake(
+            "part of a block",
+            lambda T, N, K, BLOCK_T, BLOCK_N: (T * K * N // BLOCK_N, N * K * T // BLOCK_T),
+            "the number of blocks is a fraction: 70 outputs in blocks of 16 are five blocks, not "
+            "4.375. Round N / BLOCK_N and T / BLOCK_T up before you multiply.",
+        ),
     ),
     hints=(
         "Draw T × N results and cut them into tiles. Which tiles need row 0 of x?",
@@ -219,6 +225,17 @@ def _few_rows(T: int, K: int, N: int, half: bool = False, cut: int = 0):
     return make
 
 
+def _cancelling(m: Maker):
+    """Whole numbers whose products pass the end of float16, and whose sums are small and exact."""
+    x = m.normal(2, 20, scale=200.0, dtype=m.half).round()
+    weight = m.normal(12, 20, scale=200.0, dtype=m.half).round()
+    few = (m.normal(12, 2, scale=2.0) + 3).round().to(m.half)
+    x[:, :2], weight[:, :2] = 1.0, few
+    x, weight = torch.cat([x, x], 1), torch.cat([weight, -weight], 1)
+    x[0, 0], x[1, 1] = 3.0, 2.0
+    return x, weight
+
+
 _FEW = (
     Case("one token", _few_rows(1, 64, 32)),
     Case("SmolLM2's width, 576", _few_rows(1, 576, 24), ragged=True),
@@ -226,6 +243,7 @@ _FEW = (
     Case("slices of wider matrices", _few_rows(2, 45, 22, cut=8), ragged=True),
     Case("two outputs", _few_rows(2, 5, 2), ragged=True),
     Case("float16", _few_rows(2, 300, 26, half=True), ragged=True),
+    Case("float16, large products that cancel", _cancelling, ragged=True),
 )
 
 

@@ -326,6 +326,21 @@ def _heads_as_tokens(q, k, v):
     return torch.cat(rows, 1).flatten(0, 1)
 
 
+def _rows_as_first_tokens(q, k, v):
+    """A causal mask over the rows of a group, as if they were the first GROUP tokens."""
+    GROUP = len(q) // len(k)
+    rows = [_attend(q[i::GROUP, None], k[:, : i + 1], v[:, : i + 1]) for i in range(GROUP)]
+    return torch.cat(rows, 1).flatten(0, 1)
+
+
+def _one_softmax(q, k, v):
+    """One maximum and one total for all rows of the tile, of which 16 - GROUP are zeros."""
+    GROUP, D = len(q) // len(k), q.shape[-1]
+    tile = torch.nn.functional.pad(q.view(len(k), GROUP, D).float(), (0, 0, 0, 16 - GROUP))
+    weights = (tile @ k.float().mT * D**-0.5).flatten(1).softmax(1).view(len(k), 16, -1)
+    return (weights @ v.float())[:, :GROUP].reshape(q.shape).to(q.dtype)
+
+
 _DECODE_MISTAKES = tuple(
     Mistake(mistake.name, _single(mistake.function), mistake.diagnosis)
     for mistake in _HEAD_MISTAKES
@@ -369,6 +384,18 @@ GROUPED_DECODE = Exercise(
             _heads_as_tokens,
             "a causal mask runs over the rows. They are heads of one token here, and all of them "
             "see all keys.",
+        ),
+        Mistake(
+            "heads masked like the first tokens",
+            _rows_as_first_tokens,
+            "a causal mask runs over the rows, and row r sees keys 0 to r. The rows are heads of "
+            "one token here, the last one, and all of them see all keys.",
+        ),
+        Mistake(
+            "one softmax for the group",
+            _one_softmax,
+            "there is one maximum and one total for the whole tile. Each head has a softmax of its "
+            "own: take both along axis=1, one number a row.",
         ),
     ),
     hints=(

@@ -158,6 +158,8 @@ def _count(
     sees_itself: int = 0,
     beyond_is_masked: bool = True,
     by_last_query: bool = False,
+    skips_equal: int = 0,
+    whole_needs: int = 0,
 ):
     """Skipped, whole and masked tiles, each part to choose; the defaults are right."""
 
@@ -170,8 +172,8 @@ def _count(
             last = offset(Tq, Tk) + end - 1 - sees_itself
             for key in range(0, (Tk + up * (BLOCK_N - 1)) // BLOCK_N * BLOCK_N, BLOCK_N):
                 stop = key + BLOCK_N if beyond_is_masked else min(key + BLOCK_N, Tk)
-                seen_by_all = stop - 1 <= (last if by_last_query else first)
-                if key > last:
+                seen_by_all = stop - 1 + whole_needs <= (last if by_last_query else first)
+                if key > last - skips_equal:
                     skipped += 1
                 elif seen_by_all and (not beyond_is_masked or stop <= Tk):
                     whole += 1
@@ -253,6 +255,19 @@ TILE_COUNTS = Exercise(
             "tiles in which nobody sees anything are counted as masked. They need not be computed "
             "at all.",
         ),
+        Mistake(
+            "last key skipped",
+            _count(skips_equal=1),
+            "a tile is skipped whose first key is the last that its last query sees. One pair is "
+            "seen there: skip if the first key comes *after* that one.",
+        ),
+        Mistake(
+            "whole one key late",
+            _count(whole_needs=1),
+            "a tile is counted as masked although its first query sees all of it, up to the last "
+            "key. That key is number key + BLOCK_N - 1, and may be equal to the last one that is "
+            "seen.",
+        ),
     ),
     hints=(
         "Two numbers decide about a tile: the last key that its first query sees, and the last key "
@@ -332,6 +347,10 @@ def _last_tile_masked(rows, keys, Tq, Tk):
     return (keys <= Tk - Tq + rows) | (keys // BLOCK < last)
 
 
+def _tiles_unmasked(rows, keys, Tq, Tk):
+    return keys < _ends(rows, Tq, Tk)
+
+
 STATE_MISTAKES = (
     Mistake(
         "accumulator not rescaled",
@@ -371,6 +390,12 @@ ROW_MISTAKES = tuple(
                               "keys for values", "mask forgotten")
 )  # fmt: skip
 
+UNMASKED_TILE = Mistake(
+    "loop ends, but no mask",
+    _tiled(seen=_tiles_unmasked),
+    "the loop ends at the last key of the tile, and within the tile nothing is masked: the upper "
+    "rows see keys that come after them. Hide keys > rows in the scores as well.",
+)
 TILED_ATTENTION = Exercise(
     name="tiled_attention",
     lesson=LESSON,
@@ -391,6 +416,7 @@ TILED_ATTENTION = Exercise(
     mistakes=(
         *STATE_MISTAKES,
         *ROW_MISTAKES,
+        UNMASKED_TILE,
         _DENSE["heads taken in turns"],
         _DENSE["aligned at the first key"],
         _DENSE["a token does not see itself"],
@@ -523,7 +549,7 @@ PACKED_ATTENTION = Exercise(
         ),
         *(
             Mistake(mistake.name, _each_text(mistake.function), mistake.diagnosis)
-            for mistake in (*STATE_MISTAKES, *ROW_MISTAKES)
+            for mistake in (*STATE_MISTAKES, *ROW_MISTAKES, UNMASKED_TILE)
         ),
     ),
     hints=(

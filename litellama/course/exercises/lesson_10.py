@@ -514,6 +514,31 @@ WRITE_SHARED = Exercise(
             "the key goes to the text's last block, whatever the position: position // block_size "
             "says which one holds it.",
         ),
+        Mistake(
+            "references of the place",
+            lambda cache, key, blocks, references, position, spare: _written(
+                cache,
+                key,
+                blocks,
+                tuple(
+                    references[position // cache.shape[1]] if block in blocks else n
+                    for block, n in enumerate(references)
+                ),
+                position,
+                spare,
+            ),
+            "the owners are looked up by the block's place in the text. `references` has a number "
+            "for each block of the pool: references[blocks[position // block_size]].",
+        ),
+        Mistake(
+            "old number returned",
+            lambda cache, key, blocks, references, position, spare: (
+                _written(cache, key, blocks, references, position, spare)[0],
+                blocks[position // cache.shape[1]],
+            ),
+            "the pool is right, and the block's number is that of the shared block. After a copy "
+            "the text owns the spare one: that number is returned.",
+        ),
     ),
     hints=(
         "Which block holds the position, and how many references has it?",

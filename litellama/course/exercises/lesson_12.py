@@ -209,6 +209,14 @@ def _slice(T: int, H: int, others: int, D: int, half: bool = False, size: float 
     return make
 
 
+def _turn_overwriting(y, cos, sin):
+    """The second half is made from a first half that has been turned already."""
+    first, second = y.chunk(2, dim=-1)
+    cos, sin = cos[:, None], sin[:, None]
+    first = first * cos - second * sin
+    return torch.cat([first, second * cos + first * sin], dim=-1)
+
+
 NORM_ROPE = Exercise(
     name="norm_rope",
     lesson=LESSON,
@@ -304,6 +312,26 @@ NORM_ROPE = Exercise(
             _packed,
             "the tokens are taken to lie one right after the other, and x is a view into a wider "
             "q/k/v row. Token t starts at t * token_stride.",
+        ),
+        Mistake(
+            "first half overwritten",
+            _norm_rope_with(turn=_turn_overwriting),
+            "the second half is computed from a first half that has been turned already. Both "
+            "lines need the numbers from before the turn: give the results names of their own.",
+        ),
+        Mistake(
+            "sum for mean",
+            _norm_rope_with(
+                norm=lambda x, eps: x / (x.square().sum(-1, keepdim=True) + eps).sqrt()
+            ),
+            "the squares are summed and not divided by their number, 2 * HALF: the root mean "
+            "square is of the mean.",
+        ),
+        Mistake(
+            "no epsilon",
+            _norm_rope_with(norm=lambda x, eps: _normed(x, 0.0)),
+            "epsilon is missing from the mean square, or is added to the reciprocal of the root. "
+            "It only shows where the numbers are small: tl.rsqrt(squares / (2 * HALF) + eps).",
         ),
     ),
     hints=(

@@ -7,7 +7,7 @@ from functools import partial
 
 import torch
 
-from litellama.course.exercise import Case, Exercise, Maker, Mistake
+from litellama.course.exercise import TOLERANCE, Case, Exercise, Maker, Mistake
 from litellama.kernels.sample import gumbel
 
 LESSON = "14_sampling"
@@ -293,6 +293,17 @@ def _share_of_the_count(x, temperature, top_p):
     return x.sort(-1, descending=True).values[:, math.ceil(top_p * N) - 1]
 
 
+def _next_float(direction: float, where_maximum: bool = False):
+    """The neighbour of the right float32; with where_maximum only where that is the maximum."""
+
+    def mistaken(x, temperature, top_p):
+        cut = top_p_threshold(x, temperature, top_p)
+        next_to_it = torch.nextafter(cut, torch.full_like(cut, direction))
+        return torch.where(cut == x.amax(-1), next_to_it, cut) if where_maximum else next_to_it
+
+    return mistaken
+
+
 TOP_P_THRESHOLD = Exercise(
     name="top_p_threshold",
     lesson=LESSON,
@@ -301,6 +312,7 @@ TOP_P_THRESHOLD = Exercise(
     minutes=35,
     reference=top_p_threshold,
     outputs=("threshold",),
+    tolerance=TOLERANCE | {torch.float32: 0.0},  # it is a logit of the row, or it is none
     cases=(
         Case("rows of a power of two", _rows(4, 64, 1.0, 0.8)),
         Case("rows of 37", _rows(5, 37, 1.0, 0.9), ragged=True),
@@ -310,6 +322,7 @@ TOP_P_THRESHOLD = Exercise(
         Case("hot", _rows(3, 300, 2.0, 0.6), ragged=True),
         Case("cold", _rows(3, 300, 0.5, 0.95), ragged=True),
         Case("nearly everything", _rows(2, 100, 1.5, 0.999), ragged=True),
+        Case("the likeliest alone", _rows(3, 40, 1.0, 0.02), ragged=True),
     ),
     mistakes=(
         Mistake(
@@ -344,6 +357,29 @@ TOP_P_THRESHOLD = Exercise(
             "share of the tokens",
             _share_of_the_count,
             "p of the number of tokens is kept. Add up their weights, not their number.",
+        ),
+        Mistake(
+            "high for low",
+            _next_float(torch.inf),
+            "the threshold is the float32 next above the right one, and no logit reaches it. In "
+            "the end low has the mass and high has not: store logit_of(low).",
+        ),
+        Mistake(
+            "greater for at least",
+            _next_float(-torch.inf),
+            "the threshold is the float32 next below the right one, and no logit of the row. The "
+            "mass is that of x >= logit_of(middle), not of x > logit_of(middle).",
+        ),
+        Mistake(
+            "high at the maximum",
+            _next_float(-torch.inf, where_maximum=True),
+            "the threshold never gets to the maximum, only next to it. high has to start where "
+            "the mass surely is too small: key_of(maximum) + 1.",
+        ),
+        Mistake(
+            "temperature multiplied",
+            lambda x, temperature, top_p: top_p_threshold(x, 1 / temperature, top_p),
+            "the logits are multiplied by the temperature. They are divided by it.",
         ),
     ),
     hints=(
@@ -402,6 +438,15 @@ def _shortest_held(text, stops):
     return len(text) - min(held, default=0)
 
 
+def _last_found(text, stops):
+    return min([text.rfind(stop) for stop in stops if stop in text], default=settled(text, stops))
+
+
+def _ending_only(text, stops):
+    held = [n for stop in stops for n in range(1, len(stop) + 1) if text.endswith(stop[:n])]
+    return len(text) - max(held, default=0)
+
+
 SETTLED = Exercise(
     name="settled",
     lesson=LESSON,
@@ -420,6 +465,7 @@ SETTLED = Exercise(
         _text("two beginnings of different lengths", "so \nUs", "s!", "\nUser:"),
         _text("a beginning that broke off", "the EN is", "END"),
         _text("one at the very start", "END", "END"),
+        _text("the same one twice", "a. b. c", "."),
         _text("an empty text", "", "END"),
         _text("one found, and a beginning after it", "yes. E", ".", "END"),
     ),
@@ -452,6 +498,18 @@ SETTLED = Exercise(
             _shortest_held,
             "the shortest ending that begins a stop string is held back, and a longer one does "
             "too: hold the longest.",
+        ),
+        Mistake(
+            "last one found",
+            _last_found,
+            "a stop string that occurs twice ends the text at its last place. The first one "
+            "counts: find, not rfind.",
+        ),
+        Mistake(
+            "only the ending looked at",
+            _ending_only,
+            "only the ending of the text is looked at. A piece of text can hold a whole stop "
+            "string with more behind it: look for that first.",
         ),
     ),
     hints=(

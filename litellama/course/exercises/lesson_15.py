@@ -44,6 +44,15 @@ def _first_free(durations, launch):
     return end
 
 
+def _waiting_host(durations, launch):
+    """Ends if the host launches a kernel only when the one before it has started."""
+    host = end = 0
+    for duration in durations:
+        host = max(host + launch, end)
+        end = host + duration
+    return end
+
+
 def _kernels(label: str, durations: tuple[int, ...], launch: int, graph_launch: int) -> Case:
     return Case(label, lambda m: (durations, launch, graph_launch))
 
@@ -110,6 +119,26 @@ STEP_TIME = Exercise(
             _misjudged(idle=lambda d, launch: step_time(d, launch, 0)[0] - launch * len(d)),
             "idle is the time in which the host launches nothing. It is the GPU's that is asked "
             "for: the step, less the kernels.",
+        ),
+        Mistake(
+            "graph launched meanwhile",
+            _misjudged(graph=lambda d, launch, graph_launch: max(sum(d), graph_launch)),
+            "the graph's kernels run while it is being launched. They can only start when its "
+            "launch is over: add the two.",
+        ),
+        Mistake(
+            "first wait not idle",
+            _misjudged(
+                idle=lambda d, launch: step_time(d, launch, 0)[2] - launch,
+            ),
+            "idle leaves out the first launch. The step begins with it, and the GPU has nothing "
+            "to do until it is over.",
+        ),
+        Mistake(
+            "host waits for the start",
+            _misjudged(eager=_waiting_host),
+            "the host waits until a kernel has started before it launches the next. It goes on: "
+            "launch i is over at (i + 1) * launch, whatever the GPU does.",
         ),
     ),
     hints=(
@@ -248,8 +277,8 @@ REPLAY_ALL = Exercise(
     reference=replay_all,
     cases=(
         Case("two steps", _steps_of(2, 2, 4, 3)),
-        Case("five steps of one row", _steps_of(5, 1, 8, 8), ragged=True),
-        Case("seven steps", _steps_of(7, 3, 17, 5), ragged=True),
+        Case("five steps of one row", _steps_of(5, 1, 8, 8)),
+        Case("seven steps", _steps_of(7, 3, 17, 5)),
     ),
     mistakes=(
         Mistake(
@@ -327,6 +356,23 @@ def _attend(longer: int = 0, scale: bool = True, empty: str = "zero", late: bool
     return mistaken
 
 
+def _scores_times_mask(q, k, v, lengths):
+    """Scores behind the end are 0 in the softmax; their weights are dropped after it."""
+    there = torch.arange(k.shape[1], device=q.device) < lengths[:, None]
+    scores = torch.einsum("sd,smd->sm", q, k) * q.shape[-1] ** -0.5
+    return torch.einsum("sm,smd->sd", (scores * there).softmax(-1) * there, v)
+
+
+def _longest(q, k, v, lengths):
+    return _attend()(q, k, v, lengths.max().expand_as(lengths))
+
+
+def _minus_infinity(q, k, v, lengths):
+    there = torch.arange(k.shape[1], device=q.device) < lengths[:, None]
+    scores = torch.einsum("sd,smd->sm", q, k) * q.shape[-1] ** -0.5
+    return torch.einsum("sm,smd->sd", scores.masked_fill(~there, -torch.inf).softmax(-1), v)
+
+
 def _everything(q, k, v, lengths):
     return _attend()(q, k, v, torch.full_like(lengths, k.shape[1]))
 
@@ -340,9 +386,9 @@ DECODE_ATTENTION = Exercise(
     reference=decode_attention,
     cases=(
         Case("two full rows", _texts((4, 4), 4, 8)),
-        Case("one text of 3 of 5 keys", _texts((3,), 5, 8), ragged=True),
-        Case("a row of padding", _texts((5, 0), 6, 16), ragged=True),
-        Case("all lengths", _texts((7, 1, 0, 3, 6), 7, 20), ragged=True),
+        Case("one text of 3 of 5 keys", _texts((3,), 5, 8)),
+        Case("a row of padding", _texts((5, 0), 6, 16)),
+        Case("all lengths", _texts((7, 1, 0, 3, 6), 7, 20)),
     ),
     mistakes=(
         Mistake(
@@ -384,6 +430,24 @@ DECODE_ATTENTION = Exercise(
             "a row of length 0 gives the average of all its values: where all scores are equally "
             "hopeless, softmax gives each the same weight. Set the weights to 0 once more after "
             "it.",
+        ),
+        Mistake(
+            "scores behind the end are 0",
+            _scores_times_mask,
+            "scores behind the end are multiplied by 0, and a score of 0 has a weight. Give them "
+            "a large negative score before the softmax.",
+        ),
+        Mistake(
+            "longest for all",
+            _longest,
+            "every row attends to as many keys as the longest has. Compare with lengths[:, None], "
+            "one length a row.",
+        ),
+        Mistake(
+            "minus infinity in a row of padding",
+            _minus_infinity,
+            "a row of length 0 is NaN: all of its scores are minus infinity, and the softmax of "
+            "that is 0 / 0. Use a large negative number, and set the weights to 0 afterwards.",
         ),
     ),
     hints=(

@@ -161,6 +161,16 @@ def _decodes_free(running, waiting, budget, seats):
     return share_budget(running, waiting, budget + running.count(1), seats)
 
 
+def _waiting_first(running, waiting, budget, seats):
+    shares = share_budget(waiting, running, budget, seats)
+    return (*shares[len(waiting) :], *shares[: len(waiting)])
+
+
+def _decodes_only(running, waiting, budget, seats):
+    """Each running request gets one token, also one whose prompt is not finished."""
+    return share_budget((1,) * len(running), waiting, budget, seats)
+
+
 def _no_seats(running, waiting, budget, seats):
     return share_budget(running, waiting, budget, 10**6)
 
@@ -231,6 +241,18 @@ SHARE_BUDGET = Exercise(
             "everybody gets the same share of the budget. First come, first served: the first of "
             "the line gets all that it can use.",
         ),
+        Mistake(
+            "waiting first",
+            _waiting_first,
+            "those that wait are served before those that run, whose streams stall. Go through the "
+            "running requests first, then the waiting ones.",
+        ),
+        Mistake(
+            "one token for each that runs",
+            _decodes_only,
+            "every running request gets one token. The last of them may still be at its prompt, "
+            "and takes what it has uncomputed, as far as the budget goes.",
+        ),
     ),
     hints=(
         "One rule serves running and waiting requests alike, one after the other.",
@@ -272,6 +294,22 @@ def _made_room(
         return len(advanced), len(owned) - len(alive), free
 
     return make
+
+
+def _one_victim(owned, missing, free):
+    """``if`` for ``while``: at most one request gives way for each that asks."""
+    alive, advanced = len(owned), 0
+    for i, more in enumerate(missing):
+        if i < alive and more > free:
+            alive -= 1
+            free += owned[alive]
+        if i < alive and more <= free:
+            free, advanced = free - more, advanced + 1
+    return advanced, len(owned) - alive, free
+
+
+def _missing_returned(owned, missing, free):
+    return make_room(tuple(map(sum, zip(owned, missing, strict=True))), missing, free)
 
 
 def _nobody(owned, missing, free):
@@ -337,6 +375,18 @@ MAKE_ROOM = Exercise(
             _made_room(everyone=True),
             "all requests younger than the asking one are preempted. Stop as soon as there is room "
             "enough: each of them costs a prompt to be computed again.",
+        ),
+        Mistake(
+            "one gives way at most",
+            _one_victim,
+            "only one request is preempted for each that asks, even if that is not room enough: "
+            "`while`, not `if`.",
+        ),
+        Mistake(
+            "missing blocks returned",
+            _missing_returned,
+            "a preempted request gives back the blocks that it was missing as well. It never got "
+            "them: only what it owned comes back.",
         ),
     ),
     hints=(
