@@ -241,6 +241,11 @@ PROOFS = {
                 ("        return 0\n", "        return 1\n"),
                 (_VERDICT, "return 1"),
             ),
+            wrong(
+                "no support",
+                "dropped tokens not looked at",
+                ("    if counts[expected == 0].any():\n        return 0\n", ""),
+            ),
         ),
         right=(judge_by_likelihood,),
     ),

@@ -568,6 +568,13 @@ def _draw_noise_unscaled(logits, temperature, top_p, seeds):
     return _drawn(logits, 1.0, kept, _noise(logits, seeds))
 
 
+def _draw_leaking(logits, temperature, top_p, seeds):
+    """One draw in a thousand gives a token that top-p has dropped."""
+    tokens = _draw(logits, temperature, top_p, seeds)
+    dropped = (chances(logits, temperature, 0, top_p, 0.0) == 0).nonzero()[0]
+    return torch.where(seeds % 997 == 5, dropped, tokens)
+
+
 def _draw_coarse(logits, temperature, top_p, seeds):
     """The uniform numbers have 3 bits."""
     kept = chances(logits, temperature, 0, top_p, 0.0) > 0
@@ -595,11 +602,11 @@ def chi_square_limit(freedom: int) -> float:
     return freedom * (1 - spread**2 + 4.75 * spread) ** 3
 
 
-def _judge(sampler, logits, temperature, top_p, n=20_000, limit=chi_square_limit):
+def _judge(sampler, logits, temperature, top_p, n=20_000, limit=chi_square_limit, dropped=True):
     seeds = torch.arange(n, device=logits.device)
     counts = torch.bincount(sampler(logits, temperature, top_p, seeds), minlength=len(logits))
     expected = n * chances(logits.double(), temperature, 0, top_p, 0.0)
-    if counts[expected == 0].any():
+    if dropped and counts[expected == 0].any():
         return 0
     counts, expected = counts[expected > 0].double(), expected[expected > 0]
     rare = expected < 5
@@ -640,6 +647,7 @@ JUDGE_SAMPLER = Exercise(
         Case("sampler I", _on_trial("I", _draw, 25, 0.7, 0.95)),
         Case("sampler J", _on_trial("J", _draw, 60, 2.0, 0.5)),
         Case("sampler K", _on_trial("K", _draw, 5, 1.0, 1.0)),
+        Case("sampler L", _on_trial("L", _draw_leaking, 30, 1.2, 0.8)),
     ),
     mistakes=(
         Mistake(
@@ -647,6 +655,12 @@ JUDGE_SAMPLER = Exercise(
             _judge_support,
             "you look at *which* tokens come, not at how often. Some of these samplers draw from "
             "the right tokens with the wrong odds, and some leave out one that should come.",
+        ),
+        Mistake(
+            "dropped tokens not looked at",
+            partial(_judge, dropped=False),
+            "you leave the tokens that should never come out of the sum, and do not look at them "
+            "otherwise. A sampler that gives one of them now and then is wrong.",
         ),
         Mistake(
             "too few draws",
