@@ -16,6 +16,8 @@ CACHE := $(or $(LITELLAMA_HOME),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/litellama
 
 # Extra words for `jupyter lab`, as in: make learn LAB_ARGS="--no-browser --port 9000"
 LAB_ARGS ?=
+# Extra words for `voila`, as in: make chat-web WEB_ARGS="--no-browser --port 9000"
+WEB_ARGS ?=
 # Extra words for `litellama bench`, as in: make bench BENCH_ARGS="--batch 4"
 BENCH_ARGS ?=
 # JupyterLab refuses to serve root unless told to.
@@ -49,6 +51,12 @@ lint: $(INSTALLED) ## ruff, mypy, exercises and figures up to date, notebooks fi
 
 chat: model ## talk with the model in the terminal
 	@$(BIN)/litellama chat
+
+.PHONY: chat-web
+chat-web: model ## the chat as a page of its own, in the browser
+	@$(BIN)/python -c "import voila" 2>/dev/null || \
+	  $(BIN)/python -m pip install -e '.[web]' -c constraints.txt
+	$(BIN)/voila litellama/course/chat/page.ipynb $(WEB_ARGS)
 
 bench: model ## measure the engine against transformers on this machine
 	@$(BIN)/litellama bench $(BENCH_ARGS)

@@ -1,5 +1,6 @@
 """Lesson 18's chat in JupyterLab, as a reader uses it."""
 
+import importlib.util
 import io
 import json
 import os
@@ -7,6 +8,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import tarfile
 import time
 from pathlib import Path
@@ -14,7 +16,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.browser.conftest import ROOT, Desk, Lab
+from litellama.course.chat.widget import HERE
+from tests.browser.conftest import ROOT, Desk, Lab, free_port, serve
 from tests.checkpoint_maker import make_llama, make_llava
 
 AXE = "axe-core@4.14.1"
@@ -433,6 +436,43 @@ def test_a_model_that_cannot_be_loaded_is_said(lab, desk, folder):
     chat.get_by_role("button", name="Load the model").click()
     desk.page.wait_for_function("() => !document.querySelector('.llc-alert').textContent")
     assert desk.errors == []
+
+
+# --- elsewhere -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("server", ["voila", "notebook"])
+def test_the_page_by_voila_and_in_notebook_7(desk, tmp_path, smollm2, server):
+    """Their own pages log errors of their own; none of them may be about the chat."""
+    if not importlib.util.find_spec(server):
+        pytest.skip(f"{server} is not installed: the chat was not tried there")
+    shutil.copy(HERE / "page.ipynb", tmp_path)
+    port = free_port()
+    command = [sys.executable, "-m", server, "--no-browser", f"--port={port}"]
+    if server == "voila":
+        command += ["--Voila.ip=127.0.0.1", str(tmp_path / "page.ipynb")]
+        url = check = f"http://127.0.0.1:{port}"
+    else:
+        command += ["--allow-root", "--IdentityProvider.token=", "--ServerApp.ip=127.0.0.1"]
+        command += [f"--ServerApp.root_dir={tmp_path}"]
+        url, check = f"http://127.0.0.1:{port}/notebooks/page.ipynb", f"http://127.0.0.1:{port}/api"
+    process = serve(command, check, tmp_path, tmp_path / "server.log")
+    try:
+        desk.page.goto(url, wait_until="domcontentloaded")
+        if server == "notebook":
+            desk.page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]')
+            desk.page.wait_for_timeout(1000)
+            desk.page.locator(".jp-Cell .cm-content").first.click()
+            desk.page.keyboard.press("Shift+Enter")
+        desk.chat().locator(".llc-title", has_text="context").wait_for(timeout=40_000)
+        desk.send("Name a fruit.")
+        desk.wait_answer(1)
+        desk.shot(f"elsewhere_{server}")
+        assert desk.answer()
+        assert not [e for e in desk.errors if re.search("llc|anywidget|esm|Chat", e)]
+    finally:
+        process.terminate()
+        process.wait(20)
 
 
 # --- for everybody -------------------------------------------------------------------------------

@@ -291,7 +291,7 @@ class Page {
     ];
     const list = h("ul", { class: "llc-facts" }, ...facts.map(([name, value]) =>
       h("li", {}, h("span", {}, `${name} `), h("strong", {}, value))));
-    this.inside.replaceChildren(list, ...this.blocks(s));
+    this.inside.replaceChildren(list, ...(s.fills.length ? this.blocks(s) : []));
     return undefined;
   }
   // The conversation's blocks of the KV cache, filling up; the colours are those of lesson 10.
@@ -307,7 +307,7 @@ class Page {
     })));
     const words = `KV cache of this conversation: ${s.fills.length} blocks of ${s.block_size} tokens`;
     const shares = kinds.map(([name], kind) => `${sums[kind]} ${name}`).join(", ");
-    const pool = s.running
+    const pool = this.model.get("live")
       ? `in use: ${s.used} of the engine's ${s.pool} blocks, by ${s.running} answer${s.running > 1 ? "s" : ""}`
       : "given back; what is in them stays until the memory is needed, and the next message finds it";
     const legend = kinds.map(([name, colour], kind) => {
