@@ -182,6 +182,15 @@ def test_a_failing_step_is_said_and_the_chat_goes_on(chat, monkeypatch):
     assert chat.exchanges[-1]["status"] in ("stop", "length")
 
 
+def test_a_page_that_cannot_be_drawn_is_said_and_the_answer_is_whole(chat, llm, monkeypatch):
+    told = []
+    monkeypatch.setattr(chat, "send", lambda content, buffers=None: told.append(content))
+    monkeypatch.setattr("litellama.course.chat.widget.tree", lambda text: 1 / 0)
+    said = chat.ask("hello")
+    assert said == llm.chat([{"role": "user", "content": "hello"}], SamplingParams(**SEEDED)).text
+    assert "ZeroDivisionError" in told[-1]["notice"]
+
+
 # --- what is pressed -----------------------------------------------------------------------------
 
 

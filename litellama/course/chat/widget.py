@@ -111,8 +111,16 @@ class Chat(anywidget.AnyWidget):
     # --- what the page shows ---------------------------------------------------------------------
 
     def _show(self) -> None:
-        """Bring the page up to date; from any thread, and never an error."""
-        with self._showing, contextlib.suppress(Exception), self.hold_sync():
+        """Bring the page up to date, from any thread; an answer never fails because of its page."""
+        try:
+            self._synchronise()
+        except Exception as error:
+            with contextlib.suppress(Exception):  # there may be no kernel to say it to any more
+                self._tell(f"The page could not be brought up to date: {error!r}")
+
+    def _synchronise(self) -> None:
+        """Set every trait to the state of the conversation, in one message."""
+        with self._showing, self.hold_sync():
             done = list(self.talk.exchanges)
             live = done.pop() if done and done[-1].status == "streaming" else None
             self._views = {e: self._views.get(e) or view_of(e, self.talk.llm) for e in done}
