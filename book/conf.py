@@ -29,6 +29,7 @@ mathjax_path = "mathjax/tex-svg.js"
 
 html_theme = "sphinx_book_theme"
 html_title = "litellama"
+html_favicon = "static/favicon.svg"
 html_css_files = ["book.css"]
 html_js_files = [("book.js", {"defer": "defer"})]
 html_copy_source = False
