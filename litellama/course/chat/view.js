@@ -148,8 +148,8 @@ class Page {
   }
   sayLost(is) {
     const text = is
-      ? "The kernel does not answer. It is busy with another cell, or it has stopped: then run the " +
-        "cell of this chat again. What was said so far stays readable here."
+      ? "The kernel does not answer. It is busy with another cell, or it has stopped. If this stays, " +
+        "reload the page, or run the cell of this chat again. What was said stays readable here."
       : "";
     if (this.lost.textContent !== text) this.lost.textContent = text;
   }
