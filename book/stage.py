@@ -13,8 +13,6 @@ from book import modules, notebooks
 from book.links import BookError, Site, slug
 from litellama.course.lessons import LESSONS
 
-# Written in the lessons' list of the README, and not in litellama.course.lessons.
-LATER = ("18_chat",)
 # The sections of the README that the first page shows; the others make a page of their own.
 FIRST = ("Start", "Lessons")
 MATHJAX = "sphinx-mathjax-offline"
@@ -62,7 +60,7 @@ def survey(root: Path) -> Site:
     planned = {
         f"{room}/{name}.ipynb"
         for room in ("notebooks", "exercises", "solutions")
-        for name in (*LESSONS, *LATER)
+        for name in LESSONS
     }
     return Site(root, pages, frozenset(planned))
 
