@@ -27,7 +27,7 @@ PYTHON ?= python3 python3.13 python3.12 python3.11 python3.14 python
 
 help: ## list the targets
 	@echo "litellama"
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1#\2/p' Makefile | awk -F'#' '{ printf "%-18s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1#\2/p' Makefile | awk -F'#' '{ printf "%-18s %s\n", $$1, $$2 }'
 
 learn: model ## open JupyterLab on the first lesson
 # Served from here, so that a lesson finds its pictures and its exercises.
