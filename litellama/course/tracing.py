@@ -14,7 +14,9 @@ from typing import Any
 
 import torch
 
-GAP_US = 10_000.0  # the host sleeps twice as long between the steps of a trace, to tell them apart
+# The host sleeps twice as long between the steps of a trace, to tell them apart; a stall of a slow
+# host inside a step, which may take 20 ms, must not look like that.
+GAP_US = 50_000.0
 TRACED = 5  # steps in a trace, of which one is kept
 # What a kernel's long name contains, and what it is called in the record; the first match counts.
 SHORT = [
