@@ -17,7 +17,7 @@ def trace() -> list[dict]:
     """Five steps of two kernels; the third is the step of middle length."""
     events: list[dict] = [{"ph": "M", "name": "process_name"}]
     for step, length in enumerate((9.0, 1.0, 5.0, 7.0, 3.0)):
-        start = 50_000.0 * step
+        start = 2 * tracing.GAP_US * step
         for i in range(2):
             number = 2 * step + i
             events.append(event("cuda_driver", start + 4 * i, 3.0, number, "cuLaunchKernel"))
