@@ -72,7 +72,7 @@ figures: $(INSTALLED) ## draw every figure in images/ again
 notebooks: model ## run every lesson and solution and store the outputs
 	$(BIN)/python tools/run_notebooks.py notebooks/*.ipynb solutions/*.ipynb
 
-exercises: $(INSTALLED) ## make exercises/ again from solutions/
+exercises: $(INSTALLED) ## make exercises/ again from solutions/, save those you have written in
 	$(BIN)/python tools/make_exercises.py
 
 clean: ## remove the virtual environment and the caches of the tools (the model stays)

@@ -4,14 +4,20 @@ The markers are nbgrader's.  In a code cell the lines from ``### BEGIN SOLUTION`
 ``### END SOLUTION`` become a stub that runs (``pass  # YOUR CODE HERE``); a cell of any type with
 the tag ``solution`` is left out.  ``assert check(...)``, which proves the solution, becomes
 ``check(...);``, so that an unsolved exercise does not raise.
+
+The exercise notebook carries a digest of its sources in its metadata, so that later it can be told
+whether a reader has written in it.
 """
 
+import hashlib
+import json
 import re
 
 import nbformat
 
 STUB = "pass  # YOUR CODE HERE"
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
+AS_MADE = "litellama_sources_as_made"  # in the metadata of an exercise notebook: a digest
 
 
 def stub(source: str, where: str) -> str:
@@ -53,6 +59,18 @@ def make_exercise(
             made = nbformat.v4.new_code_cell(stub(cell.source, where_cell), metadata=metadata)
         made.id = cell.id
         cells.append(made)
-    exercise = nbformat.v4.new_notebook(cells=cells, metadata=solution.metadata)
+    exercise = nbformat.v4.new_notebook(cells=cells, metadata=dict(solution.metadata))
+    exercise.metadata[AS_MADE] = digest(exercise)
     nbformat.validate(exercise)
     return exercise
+
+
+def digest(notebook: nbformat.NotebookNode) -> str:
+    """A fingerprint of what the cells say; outputs, ids and execution counts are no part of it."""
+    cells = [[cell.cell_type, cell.source] for cell in notebook.cells]
+    return hashlib.sha256(json.dumps(cells).encode()).hexdigest()[:16]
+
+
+def is_as_made(notebook: nbformat.NotebookNode) -> bool:
+    """Whether nobody has written in an exercise notebook since it was made."""
+    return bool(notebook.metadata.get(AS_MADE) == digest(notebook))

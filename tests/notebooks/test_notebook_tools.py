@@ -11,6 +11,8 @@ sys.path.insert(0, str(Path(__file__).parent))  # for tool.py
 
 from tool import ROOT, code, load, notebook, prose, stdout, write
 
+from litellama.course.stubs import AS_MADE
+
 guard = load("check_notebooks")
 maker = load("make_exercises")
 runner = load("run_notebooks")
@@ -158,6 +160,87 @@ def test_the_same_solutions_give_the_same_bytes_and_drift_is_refused(tmp_path, c
     assert maker.main(["--check", "--root", str(tmp_path)]) == 1
     assert "exercises/01_x.ipynb: not what solutions/01_x.ipynb gives" in capsys.readouterr().out
     assert path.read_bytes() != before  # --check writes nothing
+
+
+def answered(path: Path, answer: str = "return 41") -> bytes:
+    """A reader writes an answer into an exercise notebook, and JupyterLab saves it."""
+    theirs = nbformat.read(path, as_version=4)
+    theirs.cells[1].source = theirs.cells[1].source.replace("pass  # YOUR CODE HERE", answer)
+    theirs.cells[1].outputs = [stdout("42\n")]
+    nbformat.write(theirs, path)
+    return path.read_bytes()
+
+
+def test_what_a_reader_wrote_is_left_alone(tmp_path, capsys):
+    make(tmp_path, *SOLUTION)
+    path = tmp_path / "exercises" / "01_x.ipynb"
+    theirs = answered(path)
+    for update in (SOLUTION, [*SOLUTION, prose("More to read.")]):
+        write(notebook(*update), tmp_path / "solutions" / "01_x.ipynb")
+        assert maker.main(["--root", str(tmp_path)]) == 0
+        assert path.read_bytes() == theirs
+        said = capsys.readouterr().out
+        assert "exercises/01_x.ipynb has a reader's work in it and was left alone" in said
+        assert "--force exercises/01_x.ipynb" in said
+        assert "0 changed" in said
+    assert maker.main(["--check", "--root", str(tmp_path)]) == 1  # CI wants them as they are made
+
+
+def test_force_keeps_what_it_replaces(tmp_path, capsys):
+    as_made = make(tmp_path, *SOLUTION)
+    path, mine = tmp_path / "exercises" / "01_x.ipynb", tmp_path / "exercises" / "mine"
+    first, second = (
+        (answered(path, answer), maker.main(["--force", str(path), "--root", str(tmp_path)]))[0]
+        for answer in ("return 41", "return 42")
+    )
+    assert first != second
+    assert (mine / "01_x.ipynb").read_bytes() == first
+    assert (mine / "01_x_2.ipynb").read_bytes() == second
+    assert nbformat.read(path, as_version=4) == as_made
+    assert "exercises/mine/01_x_2.ipynb" in capsys.readouterr().out
+    assert maker.main(["--check", "--root", str(tmp_path)]) == 0  # what was kept disturbs nothing
+    assert maker.main(["--force", "--root", str(tmp_path)]) == 0
+    assert len(list(mine.iterdir())) == 2  # nothing was written in, and nothing is kept
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_text(path.read_text()[:-40]),
+        lambda path: path.write_bytes(b"\xff\xfe notes"),
+        lambda path: path.write_text(path.read_text().replace("# Exercises", "# My notes")),
+        lambda path: path.write_text(path.read_text().replace(AS_MADE, "something")),
+    ],
+    ids=["cut short", "no notebook", "prose", "no digest"],
+)
+def test_what_may_be_a_readers_is_left_alone(tmp_path, damage):
+    make(tmp_path, *SOLUTION)
+    path = tmp_path / "exercises" / "01_x.ipynb"
+    damage(path)
+    theirs = path.read_bytes()
+    write(notebook(*SOLUTION, prose("More to read.")), tmp_path / "solutions" / "01_x.ipynb")
+    assert maker.main(["--root", str(tmp_path)]) == 0
+    assert path.read_bytes() == theirs
+
+
+def test_a_notebook_that_was_only_run_takes_an_update(tmp_path):
+    before = make(tmp_path, *SOLUTION)
+    path = tmp_path / "exercises" / "01_x.ipynb"
+    before.cells[1].outputs, before.cells[1].execution_count = [stdout("hm\n")], 3
+    nbformat.write(before, path)
+    after = make(tmp_path, *SOLUTION, prose("More to read."))
+    assert [cell.source for cell in after.cells][-1] == "More to read."
+    assert not after.cells[1].outputs
+
+
+def test_only_the_named_are_made(tmp_path, capsys):
+    write(notebook(*SOLUTION), tmp_path / "solutions" / "02_y.ipynb")
+    write(notebook(*SOLUTION), tmp_path / "solutions" / "01_x.ipynb")
+    assert maker.main(["exercises/02_y.ipynb", "--root", str(tmp_path)]) == 0
+    assert [path.name for path in (tmp_path / "exercises").iterdir()] == ["02_y.ipynb"]
+    with pytest.raises(SystemExit):
+        maker.main(["exercises/03_z.ipynb", "--root", str(tmp_path)])
+    assert "there is no solutions/03_z.ipynb" in capsys.readouterr().err
 
 
 def test_a_stray_exercise_is_refused(tmp_path, capsys):
