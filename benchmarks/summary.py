@@ -83,11 +83,12 @@ def kernel_table(record: dict[str, Any]) -> str:
 def engine_table(record: dict[str, Any]) -> str:
     """The engines, how near to the limit they are, and how many times faster ours is."""
     work, peers = record["work"], record["peers"]
+    beside = " beside bfloat16" if record["dtype"] == "int8" else ""
     has_memory = any("peak_memory_bytes" in peer for peer in peers.values())
     headings = ["engine", "first token", "decode step", "tokens/s", "of limit", "litellama is"]
     headings += ["peak memory"] * has_memory
     lines = [
-        f"**{record['model']} in {record['dtype']}**, batch {work['batch']}, "
+        f"**{record['model']} in {record['dtype']}{beside}**, batch {work['batch']}, "
         f"{work['prompt_tokens']} prompt and {work['new_tokens']} new tokens, "
         f"{report.machine_of(record)}; medians of {work['repeats']}.{token_counts(record)}\n",
         f"| {' | '.join(headings)} |",

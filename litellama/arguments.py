@@ -11,7 +11,12 @@ from litellama.sampling import SamplingParams
 
 Prompt = str | Sequence[int]
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+DTYPES = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "int8": torch.int8,
+}
 
 
 def pick_device(name: str) -> torch.device:
@@ -33,11 +38,13 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The torch dtype of a name; "auto" is bfloat16 on a GPU and float32 on a CPU."""
+    """The torch dtype of the weights; "auto" is bfloat16 on a GPU and float32 on a CPU."""
     if name == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     if name not in DTYPES:
         raise RequestError(f"unknown dtype {name!r}: use auto, {', '.join(DTYPES)}")
+    if name == "int8" and device.type != "cpu":
+        raise RequestError(f"dtype 'int8' is for a CPU, not for {device}: use bfloat16")
     return DTYPES[name]
 
 

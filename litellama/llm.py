@@ -26,8 +26,8 @@ from litellama.engine.request import FinishReason, Request
 from litellama.errors import EngineError, RequestError
 from litellama.images import ImageProcessor, check_images
 from litellama.loading import load_model, load_tokenizer
-from litellama.models import presets, read_config
-from litellama.models.decoder import Decoder
+from litellama.models import decoder_of, presets, read_config
+from litellama.models.int8 import quantise
 from litellama.sampling import SamplingParams
 
 # Tokens computed in one step, prompts and decodes together: enough to keep the arithmetic busy, and
@@ -60,7 +60,8 @@ class LLM:
     model: a name ("smollm2"), a Hugging Face folder, or a .gguf file; or "random:" and the name of
     a preset ("random:llama-3.2-1b"), for its shape with random weights (``models.presets``).
     device: "auto" is the GPU where there is one; or "cpu", "cuda", "cuda:1".
-    dtype: "auto" is bfloat16 on a GPU and float32 on a CPU; or "float32", "float16", "bfloat16".
+    dtype: "auto" is bfloat16 on a GPU and float32 on a CPU; or "float32", "float16", "bfloat16"; or
+    "int8" on a CPU: bfloat16, with the decoder's weights rounded to 8 bits (``models.int8``).
     max_num_seqs: the most requests that advance in one step.
     max_step_tokens: the most tokens in one step; longer prompts are computed in chunks, and fewer
     tokens mean a smoother stream beside them.  Default 2048 on a GPU, 512 on a CPU.
@@ -99,19 +100,20 @@ class LLM:
             max_seq_len=max_seq_len,
             kv_cache_tokens=kv_cache_tokens,
         )
-        self.dtype = pick_dtype(dtype, self.device)
+        self.weight_dtype = pick_dtype(dtype, self.device)
+        self.dtype = torch.bfloat16 if self.weight_dtype == torch.int8 else self.weight_dtype
         self.name = str(model)
         self._load(self.name)
+        if self.weight_dtype == torch.int8:
+            quantise(decoder_of(self.model))
         self.max_seq_len = min(max_seq_len or self.config.context, self.config.context)
         step_tokens = max_step_tokens or MAX_STEP_TOKENS[self.device.type]
         num_blocks = self._plan_memory(max_num_seqs, step_tokens, block_size, kv_cache_tokens)
         # One request alone must fit the pool: then waiting is all that a full pool can cause.
         self.max_seq_len = min(self.max_seq_len, num_blocks * block_size)
         manager = BlockManager(num_blocks, block_size, prefix_caching)
-        if isinstance(self.model, Decoder):
-            decoder, encode = self.model, None
-        else:
-            decoder, encode = self.model.language_model, self.model.image_features
+        decoder = decoder_of(self.model)
+        encode = getattr(self.model, "image_features", None)
         self._runner = Runner(
             decoder,
             manager,

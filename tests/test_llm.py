@@ -271,7 +271,7 @@ def test_requests_that_cannot_be_served_are_refused_at_once(llm, call, message):
     ("settings", "message"),
     [
         ({"device": "tpu"}, "device 'tpu'"),
-        ({"dtype": "int8"}, "unknown dtype 'int8'"),
+        ({"dtype": "int4"}, "unknown dtype 'int4'"),
         ({"block_size": 3}, "power of two, got 3"),
         ({"block_size": 0}, "block_size must be a positive integer, got 0"),
         ({"max_num_seqs": -2}, "max_num_seqs must be a positive integer, got -2"),

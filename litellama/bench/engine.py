@@ -223,7 +223,7 @@ def run(
         **machine.describe(where),
         "kind": "generate",
         "model": model,
-        "dtype": str(llm.dtype).removeprefix("torch."),
+        "dtype": str(llm.weight_dtype).removeprefix("torch."),
         "work": asdict(work),
         "weight_bytes": weights,
         "kv_bytes_per_token": kv,

@@ -9,12 +9,13 @@ from collections.abc import Sequence
 
 from litellama.engine import memory
 from litellama.llm import LLM
+from litellama.models import decoder_of
 
 
 def weight_bytes(llm: LLM) -> int:
     """Bytes of weights that one decode step reads: all but an embedding that only looks rows up."""
     total = memory.weight_bytes(llm.model)
-    if llm.config.tie_word_embeddings:
+    if decoder_of(llm.model).lm_head is None:
         return total
     return total - sum(p.nbytes for name, p in llm.model.named_parameters() if "embed" in name)
 

@@ -105,7 +105,10 @@ def peers_of(llm: LLM, against: Sequence[str]) -> list[Transformers]:
 
 
 def transformers_model(llm: LLM) -> Any:
-    """transformers' model with ``llm``'s weights, in its dtype and on its device."""
+    """transformers' model with ``llm``'s weights, in its dtype and on its device.
+
+    Beside weights in int8 it has those that they were rounded from, in bfloat16.
+    """
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -122,6 +125,8 @@ def transformers_model(llm: LLM) -> Any:
 
 def _over_the_same_tensors(llm: LLM) -> Any:
     """transformers' model of a preset, whose parameters are rows of ``llm``'s: no copies."""
+    if llm.weight_dtype == torch.int8:
+        raise RequestError("random weights in int8 have no peer: compare a checkpoint, or none")
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = dict(presets.PRESETS[llm.name.removeprefix(presets.PREFIX)])

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 OURS = "litellama"
-SHORT = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
+SHORT = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "int8": "int8"}
 MOST_COLUMNS = 4  # peers side by side that a table of 80 columns has room for
 # Bytes from which a case shows what a kernel reaches when nothing but the memory limits it.
 LARGE = 256e6

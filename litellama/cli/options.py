@@ -17,7 +17,9 @@ Model = Annotated[
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, or cuda:N.")]
 DType = Annotated[
     str,
-    typer.Option(help="auto (float32 on a CPU, bfloat16 on a GPU), float32, bfloat16 or float16."),
+    typer.Option(
+        help="auto (float32 on a CPU, bfloat16 on a GPU), float32, bfloat16, float16, or int8."
+    ),
 ]
 Temperature = Annotated[
     float, typer.Option(help="0 takes the likeliest token; higher is more varied.")
@@ -44,8 +46,7 @@ def load(model: str, device: str, dtype: str) -> "LLM":
     notice(f"Loading {model} …")
     start = time.perf_counter()
     llm = LLM(model, device=device, dtype=dtype)
-    weight = next(llm.model.parameters())
     seconds = time.perf_counter() - start
-    kind = str(weight.dtype).removeprefix("torch.")
-    notice(f"Ready in {seconds:.1f} s, on {weight.device}, in {kind}.")
+    kind = str(llm.weight_dtype).removeprefix("torch.")
+    notice(f"Ready in {seconds:.1f} s, on {llm.device}, in {kind}.")
     return llm

@@ -21,7 +21,7 @@ FAMILIES: dict[str, type[Model]] = {
     "Qwen3ForCausalLM": Qwen3ForCausalLM,
 }
 
-__all__ = ["FAMILIES", "Model", "empty_model", "parse_config", "read_config"]
+__all__ = ["FAMILIES", "Model", "decoder_of", "empty_model", "parse_config", "read_config"]
 
 
 def read_config(folder: str | Path) -> ModelConfig:
@@ -45,6 +45,11 @@ def _read(reader: ConfigReader) -> ModelConfig:
             f"architecture {name!r} is not supported; supported: {', '.join(sorted(FAMILIES))}"
         )
     return FAMILIES[name].read_config(reader)
+
+
+def decoder_of(model: Model) -> Decoder:
+    """The model itself, or the decoder that a picture is put in front of."""
+    return model if isinstance(model, Decoder) else model.language_model
 
 
 def empty_model(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> Model:

@@ -211,8 +211,9 @@ class Decoder(nn.Module):
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """[n, vocab] from hidden [n, hidden], in its dtype; call it on rows that need it only."""
-        head = self.embed_tokens if self.lm_head is None else self.lm_head.weight
-        return linear(hidden, head)
+        if self.lm_head is None:
+            return linear(hidden, self.embed_tokens)
+        return self.lm_head(hidden)
 
     def checkpoint_layout(self) -> dict[str, Pieces]:
         """For each parameter, the checkpoint tensors that make it, in Hugging Face's names."""
