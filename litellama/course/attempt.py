@@ -27,6 +27,7 @@ class Attempt:
     error: BaseException | None = None
     modified: list[str] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
+    undefined: list[str] = field(default_factory=list)  # loaded from with a mask and no other=
 
     @property
     def results(self) -> tuple[Any, ...]:
@@ -56,9 +57,13 @@ def attempt(
     *,
     guard_fill: float = math.nan,
     contiguous: bool = False,
+    garbage: bool = True,
 ) -> Attempt:
-    """Call ``function`` once on guarded copies of ``inputs`` (on contiguous ones if asked)."""
-    memory = Memory(guard_fill)
+    """Call ``function`` once on guarded copies of ``inputs`` (on contiguous ones if asked).
+
+    guard_fill and garbage are those of ``Memory``.
+    """
+    memory = Memory(guard_fill, garbage)
     names = argument_names(exercise)
     args = tuple(
         memory.guard_input(value.contiguous() if contiguous else value, name, device())
@@ -78,6 +83,7 @@ def attempt(
         made.error = error
     with contextlib.suppress(RuntimeError):  # a crashed kernel leaves a GPU that answers nothing
         made.modified, made.faults = memory.modified_inputs(), memory.faults()
+    made.undefined = memory.undefined
     return made
 
 

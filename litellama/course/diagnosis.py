@@ -82,6 +82,10 @@ def diagnose(
 ) -> Diagnosis | None:
     """The diagnosis of a wrong answer; None if every attempt is right."""
     for made in attempts:
+        if made.error is not None and made.undefined:
+            found = _undefined_lanes(Evidence(exercise, function, attempts, [made]))
+            if found is not None:
+                return found
         for look in (_raised, _returned_nothing, _wrong_form, _modified_inputs):
             found = look(exercise, made)
             if found is not None:
@@ -90,7 +94,8 @@ def diagnose(
     if not failed:
         return _out_of_bounds(exercise, attempts)
     evidence = Evidence(exercise, function, attempts, failed)
-    found = _known_mistake(evidence) or _out_of_bounds(exercise, attempts)
+    found = _undefined_lanes(evidence) or _known_mistake(evidence)
+    found = found or _out_of_bounds(exercise, attempts)
     for guess in _GUESSES:
         found = found or guess(evidence)
     assert found is not None  # the last guess always answers
@@ -98,6 +103,29 @@ def diagnose(
 
 
 # --- certain -------------------------------------------------------------------------------------
+
+
+def _undefined_lanes(evidence: Evidence) -> Diagnosis | None:
+    """Whether a wrong result, or an error, changes with what masked lanes without other hold."""
+    for made in evidence.failed:
+        if not made.undefined:
+            continue
+        zeros = replace(evidence, failed=[made]).again(garbage=False)
+        allowed = tolerance(evidence.exercise, made.dtype)
+        if zeros.error is not None or (
+            made.error is None and agrees(zeros.results, made.results, allowed)
+        ):
+            continue
+        are = "are" if len(made.undefined) > 1 else "is"
+        text = (
+            f"{' and '.join(made.undefined)} {are} loaded with a mask and without other=, and "
+            "the result depends on what the lanes outside of the mask hold. That is undefined: on "
+            "a GPU it is whatever was there before, and here NaN and large numbers. Say what they "
+            "hold, tl.load(..., mask=..., other=...): a number that leaves the result as it is."
+        )
+        where = [_case_line(evidence.exercise, made)]
+        return Diagnosis("masked lanes without other", text, where)
+    return None
 
 
 def _raised(exercise: Exercise, made: Attempt) -> Diagnosis | None:

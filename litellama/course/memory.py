@@ -7,10 +7,13 @@ crashes.  While a learner's function is checked,
   makes with ``torch.empty`` and its relatives, whose own elements start as a recognisable NaN: what
   was never written is known, and so is what was written outside;
 - in Triton's interpreter every pointer that is loaded or stored is compared with the tensors'
-  bounds, as ``compute-sanitizer`` does on a GPU.
+  bounds, as ``compute-sanitizer`` does on a GPU;
+- there, too, the lanes that a load's mask shuts out hold garbage where the load says no ``other``:
+  what they hold is undefined, and the interpreter's zeros would often be right by luck.
 """
 
 import contextlib
+import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -66,10 +69,17 @@ class _Block:
 
 
 class Memory:
-    """The guarded tensors of one call.  ``fill`` is what the guard zones of inputs hold."""
+    """The guarded tensors of one call.
 
-    def __init__(self, fill: float = float("nan")):
+    fill: what the guard zones of inputs hold.  garbage: whether masked lanes without ``other`` hold
+    garbage; else they hold the interpreter's zeros.  undefined: the tensors from which such lanes
+    were loaded, by name, in order.
+    """
+
+    def __init__(self, fill: float = float("nan"), garbage: bool = True):
         self._fill = fill
+        self._garbage = garbage
+        self.undefined: list[str] = []
         self._inputs: list[tuple[_Block, torch.Tensor]] = []  # with a copy of the buffer
         self._made: list[_Block] = []
         self._seen: dict[tuple[str, str, str], Fault] = {}
@@ -148,6 +158,29 @@ class Memory:
                 f"a {action} in program {program} goes to an address outside every tensor"
             )
 
+    def spoil(self, loaded: np.ndarray, pointers: np.ndarray, shut_out: np.ndarray) -> None:
+        """Fill lanes that a mask shut out of a load without ``other``, and note the tensor."""
+        name = "a tensor of its own"
+        for block in [block for block, _ in self._inputs] + self._made:
+            start, _, _, stop = block.bounds()
+            if ((pointers >= start) & (pointers < stop)).any():
+                name = block.name
+        if name not in self.undefined:
+            self.undefined.append(name)
+        if self._garbage:
+            loaded[shut_out] = _garbage(loaded.dtype, int(shut_out.sum()))
+
+
+def _garbage(dtype: np.dtype, count: int) -> np.ndarray:
+    """Numbers that no reduction overlooks: NaN spoils a sum, but a maximum leaves NaN out."""
+    values: tuple[Any, ...]
+    if dtype.kind == "f":
+        largest = np.finfo(dtype).max
+        values = (np.nan, largest, -largest)
+    else:  # an odd number, out of every range; as bits of bfloat16, NaN
+        values = (np.iinfo(dtype).max,) if dtype.kind in "iu" else (True,)
+    return np.resize(np.array(values, dtype=dtype), count)
+
 
 class _GuardedFactories(TorchFunctionMode):
     def __init__(self, memory: Memory):
@@ -173,7 +206,8 @@ def _watched_interpreter(memory: Memory) -> Iterator[None]:
         load = InterpreterBuilder.create_masked_load
         store = InterpreterBuilder.create_masked_store
         bring_arguments = GridExecutor._init_args_hst
-    except (ImportError, AttributeError):
+        has_other = list(inspect.signature(load).parameters)[3] == "other"
+    except (ImportError, AttributeError, IndexError):
         yield
         return
     extra: list[tuple[int, int]] = []
@@ -183,13 +217,18 @@ def _watched_interpreter(memory: Memory) -> Iterator[None]:
         program = tuple(int(i) for i in getattr(builder, "grid_idx", ()) or ())
         memory.look(action, followed, program, extra)
 
-    def watched_load(self, ptrs, mask, *rest):
+    def watched_load(self, ptrs, mask, other, *rest, **how):
         look("load", self, ptrs, mask)
-        return load(self, ptrs, mask, *rest)
+        loaded = load(self, ptrs, mask, other, *rest, **how)
+        # Of a single lane nothing is known: Triton 3.6 to 3.9 take other=0 there for none.
+        if has_other and other is None and ptrs.data.size > 1 and not mask.data.all():
+            shut_out = ~np.broadcast_to(mask.data, ptrs.data.shape).astype(bool)
+            memory.spoil(loaded.data, ptrs.data, shut_out)
+        return loaded
 
-    def watched_store(self, ptrs, value, mask, *rest):
+    def watched_store(self, ptrs, value, mask, *rest, **how):
         look("store", self, ptrs, mask)
-        return store(self, ptrs, value, mask, *rest)
+        return store(self, ptrs, value, mask, *rest, **how)
 
     def watched_arguments(self, args, kwargs):
         brought = bring_arguments(self, args, kwargs)

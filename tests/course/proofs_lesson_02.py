@@ -54,9 +54,9 @@ def merge_larger_first(maximum_a, total_a, maximum_b, total_b):
 
 @triton.jit
 def _causal_with_where(s_ptr, y_ptr, T, scale, BLOCK: tl.constexpr):
-    """Loads the future and hides it afterwards, with a large negative number."""
+    """Loads the future and hides it afterwards, and the lanes without a score with it."""
     i, j = tl.program_id(0), tl.arange(0, BLOCK)
-    s = tl.load(s_ptr + i * T + j, mask=j < T, other=0.0).to(tl.float32) * scale
+    s = tl.load(s_ptr + i * T + j, mask=j < T).to(tl.float32) * scale
     s = tl.where(j <= i, s, -1e30)
     e = tl.where(j <= i, tl.exp(s - tl.max(s, axis=0)), 0.0)
     tl.store(y_ptr + i * T + j, e / tl.sum(e, axis=0), mask=j < T)
@@ -95,6 +95,7 @@ PROOFS = {
                 "maximum not subtracted",
                 ("tl.exp(x - tl.max(x, axis=0))", "tl.exp(x)"),
             ),
+            wrong("no other", "masked lanes without other", (', other=-float("inf"))', ")")),
             wrong("lanes of zero", "masked lanes hold zero", ('other=-float("inf")', "other=0.0")),
             wrong("not divided", "sum forgotten", (f"exponentials / {_SUM}", "exponentials")),
             wrong(

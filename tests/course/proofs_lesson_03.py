@@ -133,6 +133,11 @@ PROOFS = {
                 ),
             ),
             wrong(
+                "lanes beyond the row are undefined",
+                "masked lanes without other",
+                (", other=0.0).to(tl.float32)\n    weight", ").to(tl.float32)\n    weight"),
+            ),
+            wrong(
                 "lanes beyond the row hold ones",
                 "last block",
                 ("other=0.0).to(tl.float32)\n    weight", "other=1.0).to(tl.float32)\n    weight"),

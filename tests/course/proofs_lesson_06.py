@@ -124,6 +124,11 @@ PROOFS = {
                 "first rows again",
                 ("rows.to(tl.int64)[:, None]", "tl.arange(0, BLOCK_N).to(tl.int64)[:, None]"),
             ),
+            wrong(
+                "lanes beyond K",
+                "masked lanes without other",
+                ("mask=columns < K, other=0.0)", "mask=columns < K)"),
+            ),
             wrong("mean", "mean for sum", ("x[None, :], axis=1)", "x[None, :], axis=1) / K")),
             wrong("no x", "x forgotten", ("weights * x[None, :]", "weights")),
             wrong("dense rows", "strides ignored", ("[:, None] * weight_stride", "[:, None] * K")),

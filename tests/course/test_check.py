@@ -276,6 +276,87 @@ def test_the_interpreters_loads_are_watched(shift, side):
     assert seen == ([] if side is None else [("load", "x", abs(shift), side)])
 
 
+@triton.jit
+def reduced_kernel(x_ptr, out_ptr, n, OTHER: tl.constexpr, LARGEST: tl.constexpr):
+    offsets = tl.arange(0, 8)
+    if OTHER:
+        x = tl.load(x_ptr + offsets, mask=offsets < n, other=0)
+    else:
+        x = tl.load(x_ptr + offsets, mask=offsets < n)
+    tl.store(out_ptr, tl.max(x, axis=0) if LARGEST else tl.sum(x, axis=0))
+
+
+@pytest.mark.skipif(not interpreting(), reason="on a GPU the lanes are what they are")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.int32, torch.int64])
+@pytest.mark.parametrize("largest", [False, True], ids=["sum", "max"])
+def test_masked_lanes_without_other_hold_garbage(dtype, largest):
+    """Also for a maximum, which in Triton leaves NaN out.  With other, and where all lanes are
+    inside, nothing is changed; nor where garbage is not wanted, but then it is known as well."""
+
+    def reduced(n: int, other: bool, garbage: bool = True) -> tuple[float, list[str]]:
+        memory = Memory(garbage=garbage)
+        x = memory.guard_input(torch.ones(n, dtype=dtype), "x", CPU)
+        out = torch.zeros(1, dtype=dtype)
+        with memory.watching():
+            reduced_kernel[(1,)](x, out, n, OTHER=other, LARGEST=largest)
+        return float(out), memory.undefined
+
+    assert reduced(5, other=True) == (1 if largest else 5, [])
+    assert reduced(8, other=False) == (1 if largest else 8, [])
+    assert reduced(5, other=False, garbage=False) == (1 if largest else 5, ["x"])
+    number, names = reduced(5, other=False)
+    assert number != (1 if largest else 5)
+    assert names == ["x"]
+
+
+@triton.jit
+def one_lane_kernel(x_ptr, out_ptr, n):
+    tl.store(out_ptr, tl.load(x_ptr, mask=n > 1, other=0.0) + 1.0)
+
+
+@pytest.mark.skipif(not interpreting(), reason="on a GPU the lanes are what they are")
+def test_one_lane_with_other_is_left_alone():
+    """The interpreter forgets that this load has an other: 0.0 counts as none there."""
+    memory = Memory()
+    x = memory.guard_input(torch.ones(1), "x", CPU)
+    out = torch.zeros(1)
+    with memory.watching():
+        one_lane_kernel[(1,)](x, out, 1)
+    assert (float(out), memory.undefined) == (1.0, [])
+
+
+@triton.jit
+def gather_kernel(x_ptr, places_ptr, out_ptr, n, BLOCK: tl.constexpr, MASKED: tl.constexpr):
+    offsets = tl.arange(0, BLOCK)
+    places = tl.load(places_ptr + offsets, mask=offsets < n)
+    inside = offsets < n if MASKED else offsets < BLOCK
+    x = tl.load(x_ptr + places, mask=inside, other=0.0)
+    tl.store(out_ptr, tl.sum(x, axis=0))
+
+
+def gathered_sum(masked):
+    def function(x, places):
+        out = torch.empty(1, dtype=x.dtype, device=x.device)
+        n = len(places)
+        gather_kernel[(1,)](x, places, out, n, BLOCK=triton.next_power_of_2(n), MASKED=masked)
+        return out
+
+    return function
+
+
+@pytest.mark.skipif(not interpreting(), reason="on a GPU the lanes are what they are")
+def test_undefined_places_are_followed_only_by_lanes_inside():
+    exercise = Exercise(
+        "sum", "99_none", "", 1, 5, lambda x, places: x[places].sum().view(1),
+        (Case("six", lambda m: (m.normal(30, mean=1.0), torch.tensor([4, 8, 15, 16, 23, 29]))),),
+        (), ("A hint.",) * 3,
+    )  # fmt: skip
+    assert examine(exercise, gathered_sum(masked=True)).passed
+    verdict = examine(exercise, gathered_sum(masked=False))
+    assert verdict.name == "masked lanes without other"
+    assert "places is loaded with a mask and without other=" in verdict.text.replace("\n  ", "")
+
+
 @pytest.mark.skipif(not interpreting(), reason="pointers are watched in the interpreter only")
 def test_a_wild_pointer_is_an_error_and_not_a_crash():
     memory = Memory()
