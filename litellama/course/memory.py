@@ -177,8 +177,11 @@ def _garbage(dtype: np.dtype, count: int) -> np.ndarray:
     if dtype.kind == "f":
         largest = np.finfo(dtype).max
         values = (np.nan, largest, -largest)
-    else:  # an odd number, out of every range; as bits of bfloat16, NaN
-        values = (np.iinfo(dtype).max,) if dtype.kind in "iu" else (True,)
+    elif dtype.kind in "iu":  # no place in any tensor, and yet a sum of some does not overflow
+        most = np.iinfo(dtype).max
+        values = (most >> 8 if dtype.itemsize > 2 else most,)  # in 16 bits it is bfloat16's NaN
+    else:
+        values = (True,)
     return np.resize(np.array(values, dtype=dtype), count)
 
 
