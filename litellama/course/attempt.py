@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from litellama.course.exercise import Case, Exercise, Maker
+from litellama.course.exercise import Case, Exercise, Maker, Remark
 from litellama.course.memory import Fault, Memory
 
 SEED = 20
@@ -28,6 +28,7 @@ class Attempt:
     modified: list[str] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     undefined: list[str] = field(default_factory=list)  # loaded from with a mask and no other=
+    remark: Remark | None = None  # of the exercise's own watch
 
     @property
     def results(self) -> tuple[Any, ...]:
@@ -73,10 +74,11 @@ def attempt(
     )
     made = Attempt(case, args, expected(exercise, inputs), _dtype_of(inputs))
     try:
-        with memory.watching():
+        with memory.watching(), exercise.watch() as seen:
             made.got = function(*args)
             if device().type == "cuda":
                 torch.cuda.synchronize()  # so that a failing kernel fails here, not later
+        made.remark = seen(*args)
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:

@@ -92,10 +92,10 @@ def diagnose(
                 return found
     failed = [made for made in attempts if not _is_right(exercise, made)]
     if not failed:
-        return _out_of_bounds(exercise, attempts)
+        return _out_of_bounds(exercise, attempts) or _remark(exercise, attempts)
     evidence = Evidence(exercise, function, attempts, failed)
-    found = _undefined_lanes(evidence) or _known_mistake(evidence)
-    found = found or _out_of_bounds(exercise, attempts)
+    found = _undefined_lanes(evidence) or _remark(exercise, attempts, first=True)
+    found = found or _known_mistake(evidence) or _out_of_bounds(exercise, attempts)
     for guess in _GUESSES:
         found = found or guess(evidence)
     assert found is not None  # the last guess always answers
@@ -237,6 +237,20 @@ def _explains(function: Callable[..., Any], evidence: Evidence) -> bool:
         else:
             differs = True
     return differs
+
+
+def _remark(exercise: Exercise, attempts: list[Attempt], first: bool = False) -> Diagnosis | None:
+    """What the exercise's own watch has seen (if ``first``: what goes before known mistakes)."""
+    for made in attempts:
+        if made.remark is not None and (made.remark.first or not first):
+            where = [_case_line(exercise, made)]
+            text = made.remark.diagnosis
+            if _is_right(exercise, made):
+                text = f"Every number is right, but {text}"
+            else:
+                text = text[0].upper() + text[1:]
+            return Diagnosis(made.remark.name, text, where)
+    return None
 
 
 def _out_of_bounds(exercise: Exercise, attempts: list[Attempt]) -> Diagnosis | None:

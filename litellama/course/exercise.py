@@ -1,6 +1,7 @@
 """What an exercise is made of: its reference, its cases, the mistakes it knows, its hints."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,13 +66,31 @@ class Mistake:
 
 
 @dataclass(frozen=True)
+class Remark:
+    """What is wrong with the way an answer computes, whatever its results.
+
+    name and diagnosis: as of a ``Mistake``.  first: it explains wrong results better than a known
+    mistake that they look like.
+    """
+
+    name: str
+    diagnosis: str
+    first: bool = False
+
+
+# A block inside which the answer runs; what it gives is called afterwards, with the arguments.
+Watch = Callable[[], AbstractContextManager[Callable[..., Remark | None]]]
+
+
+@dataclass(frozen=True)
 class Exercise:
     """One exercise.
 
     name: what the learner passes to ``check``; a kernel's own name where it rebuilds that kernel.
     lesson: the notebook's name, without its ending.  difficulty: 1 to 5.  minutes: for a reader who
     has done the lesson.  reference: the right answer in plain torch; it is called with float64
-    tensors.  outputs: a name for each result.  tolerance: by dtype.
+    tensors.  outputs: a name for each result.  tolerance: by dtype.  watch: looks at how the answer
+    computes, where the results do not tell.
     """
 
     name: str
@@ -85,3 +104,4 @@ class Exercise:
     hints: tuple[str, ...]
     outputs: tuple[str, ...] = ("out",)
     tolerance: dict[torch.dtype, float] = field(default_factory=lambda: TOLERANCE)
+    watch: Watch = lambda: nullcontext(lambda *args: None)

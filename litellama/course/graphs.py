@@ -9,6 +9,7 @@ since the package's torch versions for CPUs ask the host on their way.
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
@@ -67,6 +68,44 @@ def replayed(function: Callable[..., Any]) -> Callable[..., Any]:
         return out
 
     return run
+
+
+@dataclass
+class Use:
+    """How often a graph was recorded, and how often one that holds a call was replayed.
+
+    calls: in all recordings together.
+    """
+
+    recordings: int = 0
+    calls: int = 0
+    replays: int = 0
+
+
+@contextlib.contextmanager
+def counting_graphs() -> Iterator[Use]:
+    """Count what is done with graphs inside the block."""
+    use, enter, leave, replay = Use(), Graph.__enter__, Graph.__exit__, Graph.replay
+
+    def counted_enter(self: Graph) -> Any:
+        use.recordings += 1
+        use.calls -= len(self.calls)
+        return enter(self)
+
+    def counted_exit(self: Graph, *raised: Any) -> Any:
+        use.calls += len(self.calls)
+        return leave(self, *raised)
+
+    def counted_replay(self: Graph) -> None:
+        use.replays += bool(self.calls)
+        replay(self)
+
+    with (
+        patch.object(Graph, "__enter__", counted_enter),
+        patch.object(Graph, "__exit__", counted_exit),
+        patch.object(Graph, "replay", counted_replay),
+    ):
+        yield use
 
 
 @contextlib.contextmanager

@@ -1,10 +1,12 @@
 """Proofs of lesson 15's exercises: slips in the solutions, and other right answers."""
 
+import textwrap
+
 import torch
 from proof import Proof, wrong
 
 from litellama.course import launches
-from litellama.course.graphs import replayed
+from litellama.course.graphs import Graph, replayed
 
 
 def time_by_spans(durations, launch, graph_launch):
@@ -23,9 +25,19 @@ def padding_by_bisection(counts, sizes):
     return len(dict.fromkeys(places)), rows
 
 
-def replay_by_decorator(inputs, weight):
-    step = replayed(lambda x, w: (x @ w).clamp(min=0))
-    return torch.stack([step(x, weight) for x in inputs])
+def replay_into_the_result(inputs, weight):
+    """Records on zeros, and replays the steps from the last to the first."""
+    steps, n, K = inputs.shape
+    x, y = inputs.new_zeros(n, K), inputs.new_empty(n, weight.shape[1])
+    graph = Graph()
+    with graph:
+        torch.matmul(x, weight, out=y).clamp_(min=0)
+    out = inputs.new_empty(steps, *y.shape)
+    for step in reversed(range(steps)):
+        x[:] = inputs[step]
+        graph.replay()
+        out[step] = y
+    return out
 
 
 @replayed
@@ -37,6 +49,12 @@ def attention_by_hand(q, k, v, lengths):
     return (weights[..., None] * v).sum(1)
 
 
+_RECORDED = "    with Graph() as graph:\n        out = torch.relu(buffer @ weight)\n"
+_REPLAYED = """    for x in inputs:
+        buffer.copy_(x)
+        graph.replay()
+        results.append(out.clone())
+"""
 _END = "end = max(end, (i + 1) * launch) + duration"
 _SIZE = "min(size for size in sizes if size >= count)"
 _COUNTED = "len(set(used)), sum(used) - sum(counts)"
@@ -118,8 +136,46 @@ PROOFS = {
             ),
             wrong("view", "modified its inputs", ("inputs[0].clone()", "inputs[0]")),
             wrong("linear", "relu left out", ("torch.relu(buffer @ weight)", "buffer @ weight")),
+            wrong("forgotten", "never replayed", ("        graph.replay()\n", "")),
+            wrong(
+                "eager",
+                "no graph",
+                (_RECORDED, ""),
+                ("buffer.copy_(x)\n        graph.replay()", "out = torch.relu(x @ weight)"),
+            ),
+            wrong(
+                "beside the graph",
+                "empty graph",
+                (_RECORDED, "    with Graph() as graph:\n        pass\n"),
+                ("        graph.replay()\n", "        out = torch.relu(buffer @ weight)\n"),
+            ),
+            wrong(
+                "each its own",
+                "recorded again",
+                (_RECORDED, ""),
+                (
+                    "        graph.replay()\n",
+                    f"{textwrap.indent(_RECORDED, '    ')}        graph.replay()\n",
+                ),
+            ),
+            wrong(
+                "first from the recording",
+                "too few replays",
+                ("buffer, results = inputs[0].clone(), []", "buffer = inputs[0].clone()"),
+                ("    for x in inputs:", "    results = [out.clone()]\n    for x in inputs[1:]:"),
+            ),
+            wrong(
+                "all in one",
+                "too few replays",
+                (
+                    _RECORDED,
+                    "    with Graph() as graph:\n        out = torch.relu(inputs @ weight)\n",
+                ),
+                (_REPLAYED, "    graph.replay()\n"),
+                ("torch.stack(results)", "out"),
+            ),
         ),
-        right=(replay_by_decorator,),
+        right=(replay_into_the_result,),
     ),
     "decode_attention": Proof(
         wrong=(
@@ -128,6 +184,7 @@ PROOFS = {
                 "lengths of the capture",
                 (_THERE, "< torch.tensor(lengths.tolist(), device=q.device)[:, None]"),
             ),
+            wrong("eager", "no graph", ("@replayed\n", "")),
             wrong("longest", "raised", ("k.shape[1], device", "int(lengths.max()), device")),
             wrong(
                 "by index",

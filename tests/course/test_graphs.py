@@ -4,7 +4,14 @@ import pytest
 import torch
 
 from litellama import LLM, SamplingParams
-from litellama.course.graphs import CAPTURABLE, Graph, instead_of_cuda, replayed
+from litellama.course.graphs import (
+    CAPTURABLE,
+    Graph,
+    Use,
+    counting_graphs,
+    instead_of_cuda,
+    replayed,
+)
 from litellama.course.swap import using
 from litellama.engine.graphs import DecodeGraphs
 
@@ -89,3 +96,22 @@ def test_the_engines_own_graphs_run_on_the_recorder(tiny_llama):
 def test_filters_are_beyond_the_recorders_sampler():
     with pytest.raises(ValueError, match="leave them out"):
         CAPTURABLE["sample"](*[torch.zeros(1, 4)] * 7, filters=True)
+
+
+def test_recordings_calls_and_replays_are_counted_inside_the_block_only():
+    x = torch.ones(3)
+    before = dict(vars(Graph))
+    with counting_graphs() as use:
+        with Graph() as graph:
+            x + x
+            x * x
+        with Graph() as empty:
+            pass
+        graph.replay()
+        graph.replay()
+        empty.replay()  # nothing is computed, and nothing counted
+        with graph:  # once more, and one call more
+            x - x
+    graph.replay()
+    assert use == Use(recordings=3, calls=3, replays=2)
+    assert dict(vars(Graph)) == before

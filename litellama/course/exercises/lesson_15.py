@@ -1,8 +1,12 @@
 """Exercises of lesson 15: what launches and padding cost, and steps that can be replayed."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 import torch
 
-from litellama.course.exercise import Case, Exercise, Maker, Mistake
+from litellama.course.exercise import Case, Exercise, Maker, Mistake, Remark
+from litellama.course.graphs import Use, counting_graphs
 
 LESSON = "15_cuda_graphs"
 
@@ -268,6 +272,61 @@ def _of_steps(order):
     return lambda inputs, weight: replay_all(inputs, weight)[order(len(inputs))]
 
 
+def _judged(judge: Callable[..., Remark | None]):
+    """A watch: it counts what is done with graphs, and gives the numbers to ``judge``."""
+
+    @contextmanager
+    def watch() -> Iterator[Callable[..., Remark | None]]:
+        with counting_graphs() as use:
+            yield lambda *args: judge(use, *args)
+
+    return watch
+
+
+def _use_of_steps(use: Use, inputs: torch.Tensor, weight: torch.Tensor) -> Remark | None:
+    """What is wrong with the use of a graph for so many steps; the first that applies."""
+    steps, block = len(inputs), "with Graph() as graph:"
+    if not use.recordings:
+        return Remark(
+            "no graph",
+            "no graph was recorded: each call of torch was a launch of its own. Record with the "
+            f"lesson's Graph: {block}",
+        )
+    if not use.calls:
+        name, text = (
+            "empty graph",
+            (f"the graph holds no call: what is to be replayed is computed inside of {block}"),
+        )
+    elif not use.replays:
+        name, text = (
+            "never replayed",
+            (
+                "the graph was recorded and never replayed, so nothing was computed again; on a GPU "
+                "recording alone does not even compute. Call graph.replay() for each step."
+            ),
+        )
+    elif use.recordings > 1:
+        name, text = (
+            "recorded again",
+            (
+                f"a graph was recorded {use.recordings} times. A recording costs more than a step: "
+                "record once, before the loop, and replay that graph for every input."
+            ),
+        )
+    elif use.replays < steps:
+        name, text = (
+            "too few replays",
+            (
+                f"{steps} steps had {use.replays} replay{'s' * (use.replays > 1)}. A graph is of one "
+                "step, and each step is a replay, the first one too: on a GPU recording computes "
+                "nothing."
+            ),
+        )
+    else:
+        return None
+    return Remark(name, text, first=True)
+
+
 REPLAY_ALL = Exercise(
     name="replay_all",
     lesson=LESSON,
@@ -275,6 +334,7 @@ REPLAY_ALL = Exercise(
     difficulty=3,
     minutes=15,
     reference=replay_all,
+    watch=_judged(_use_of_steps),
     cases=(
         Case("two steps", _steps_of(2, 2, 4, 3)),
         Case("five steps of one row", _steps_of(5, 1, 8, 8)),
@@ -377,6 +437,11 @@ def _everything(q, k, v, lengths):
     return _attend()(q, k, v, torch.full_like(lengths, k.shape[1]))
 
 
+NOT_REPLAYED = Remark(
+    "no graph",
+    "no graph was recorded and replayed: is @replayed still above the function?",
+)
+
 DECODE_ATTENTION = Exercise(
     name="decode_attention",
     lesson=LESSON,
@@ -384,6 +449,7 @@ DECODE_ATTENTION = Exercise(
     difficulty=4,
     minutes=25,
     reference=decode_attention,
+    watch=_judged(lambda use, *args: None if use.calls and use.replays else NOT_REPLAYED),
     cases=(
         Case("two full rows", _texts((4, 4), 4, 8)),
         Case("one text of 3 of 5 keys", _texts((3,), 5, 8)),
