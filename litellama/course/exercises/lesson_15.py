@@ -285,46 +285,36 @@ def _judged(judge: Callable[..., Remark | None]):
 
 def _use_of_steps(use: Use, inputs: torch.Tensor, weight: torch.Tensor) -> Remark | None:
     """What is wrong with the use of a graph for so many steps; the first that applies."""
-    steps, block = len(inputs), "with Graph() as graph:"
     if not use.recordings:
         return Remark(
             "no graph",
             "no graph was recorded: each call of torch was a launch of its own. Record with the "
-            f"lesson's Graph: {block}",
+            "lesson's Graph: with Graph() as graph:",
         )
+    name = text = ""
     if not use.calls:
-        name, text = (
-            "empty graph",
-            (f"the graph holds no call: what is to be replayed is computed inside of {block}"),
-        )
+        name = "empty graph"
+        text = "the graph holds no call: compute what is to be replayed inside of the block."
     elif not use.replays:
-        name, text = (
-            "never replayed",
-            (
-                "the graph was recorded and never replayed, so nothing was computed again; on a GPU "
-                "recording alone does not even compute. Call graph.replay() for each step."
-            ),
+        name = "never replayed"
+        text = (
+            "the graph was recorded and never replayed, so nothing was computed again; on a GPU "
+            "recording alone computes nothing at all. Call graph.replay() for each step."
         )
     elif use.recordings > 1:
-        name, text = (
-            "recorded again",
-            (
-                f"a graph was recorded {use.recordings} times. A recording costs more than a step: "
-                "record once, before the loop, and replay that graph for every input."
-            ),
+        name = "recorded again"
+        text = (
+            f"a graph was recorded {use.recordings} times. A recording costs more than a step: "
+            "record once, before the loop, and replay that graph for every input."
         )
-    elif use.replays < steps:
-        name, text = (
-            "too few replays",
-            (
-                f"{steps} steps had {use.replays} replay{'s' * (use.replays > 1)}. A graph is of one "
-                "step, and each step is a replay, the first one too: on a GPU recording computes "
-                "nothing."
-            ),
+    elif use.replays < len(inputs):
+        name = "too few replays"
+        text = (
+            f"{len(inputs)} steps had {use.replays} replay{'s' * (use.replays > 1)}. A graph is of "
+            "one step, and each step is a replay, the first one too: on a GPU recording computes "
+            "nothing."
         )
-    else:
-        return None
-    return Remark(name, text, first=True)
+    return Remark(name, text, first=True) if name else None
 
 
 REPLAY_ALL = Exercise(
