@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 from litellama.bench import report
 
 HERE = Path(__file__).parent
+ELSEWHERE = ("launches", "notebooks")  # lesson 15 draws the one; the other is no measurement
 README, IMAGES = HERE.parent / "README.md", HERE.parent / "images"
 BEGIN, END = "<!-- measured: written by benchmarks/summary.py -->\n", "<!-- end of measured -->"
 
@@ -37,7 +38,7 @@ def summary() -> str:
     shown: set[str] = set()
     for path in sorted(HERE.glob("*.json")):
         record = json.loads(path.read_text(encoding="utf-8"))
-        if record.get("kind") == "launches":  # lesson 15 draws it
+        if record.get("kind") in ELSEWHERE:
             continue
         chart = "_".join(path.stem.split("_")[:2]) + ".svg"
         if chart not in shown and (IMAGES / chart).exists():

@@ -1,4 +1,4 @@
-"""Loads a script of tools/ as a module, and makes small notebooks to try it on."""
+"""Loads a script of tools/ (or benchmarks/) as a module, and makes small notebooks to try it on."""
 
 import importlib.util
 from pathlib import Path
@@ -13,8 +13,8 @@ METADATA = {
 }
 
 
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"tools_{name}", ROOT / "tools" / f"{name}.py")
+def load(name: str, folder: str = "tools") -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"{folder}_{name}", ROOT / folder / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
