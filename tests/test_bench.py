@@ -182,7 +182,10 @@ def test_transformers_gets_the_very_weights_of_a_preset(tiny_preset: str) -> Non
 
 def test_a_preset_without_peers(tiny_preset: str) -> None:
     work = engine.Work(batch=2, prompt_tokens=5, new_tokens=3, repeats=1)
-    record = engine.run(tiny_preset, work, "cpu", "float32", against=[])
+    said: list[str] = []
+    record = engine.run(tiny_preset, work, "cpu", "float32", against=[], progress=said.append)
+    assert "loading litellama" in said
+    assert not any("transformers" in message for message in said)
     assert list(record["peers"]) == ["litellama"]
     assert record["tokens"] == record["times_faster_litellama"] == {}
 

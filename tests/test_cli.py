@@ -300,7 +300,8 @@ def test_doctor_finds_nothing_wrong(home: Path) -> None:
     result = run("doctor")
     assert result.exit_code == 0, result.output
     assert f"torch {torch.__version__}" in result.stdout
-    assert "right in float32, float16 and bfloat16" in result.stdout
+    tried = next(line for line in result.stdout.splitlines() if "right in float32" in line)
+    assert tried.endswith("flash_decoding, sample: right in float32, float16 and bfloat16")
     assert "smollm2 is not here yet" in result.stdout
     assert "litellama pull smollm2" in result.stdout
     assert "free for the cache" in result.stdout
@@ -341,6 +342,29 @@ def test_doctor_reports_a_broken_kernel(
     assert result.exit_code == 1
     assert problem in result.stdout
     assert "constraints.txt" in result.stdout, "it does not say what to do"
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil", "problem"),
+    [
+        ("matvec", lambda out: out * 1.1, "is wrong by"),
+        ("flash_attention", lambda out: out.flip(2), "is wrong by"),
+        ("flash_attention_varlen", lambda out: out[:-1], "returned torch.float32 (20, 4, 64), not"),
+        ("flash_decoding", lambda out: out.flip(0), "is wrong by"),
+        ("sample", lambda out: out + 1, "returned ["),
+        ("sample", lambda out: out.int(), "returned torch.int32 (3,), not torch.int64 (3,)"),
+    ],
+)
+def test_the_canary_notices(
+    monkeypatch: pytest.MonkeyPatch, name: str, spoil: Callable, problem: str
+) -> None:
+    """In torch: what is looked at here is the comparison, and that the inputs tell."""
+    fake = {name: lambda *args: spoil(getattr(kernels, name)(*args))}
+    monkeypatch.setattr(canary, "kernels", SimpleNamespace(**fake, use_backend=kernels.use_backend))
+    monkeypatch.setattr(canary, "CASES", {name: canary.CASES[name]})
+    (first, *others) = canary.run(torch.device("cpu"), backend="torch")
+    assert problem in first.problem
+    assert all(verdict.problem for verdict in others)
 
 
 @pytest.mark.usefixtures("quick")

@@ -204,7 +204,8 @@ def run(
     meter = MemoryMeter(where)
     with meter.watch(Litellama.name):
         llm = load(model, work, device, dtype)
-    progress("loading transformers")
+    if against:
+        progress("loading transformers")
     theirs = peers_of(llm, against)
     weights, kv = weight_bytes(llm), kv_bytes_per_token(llm)
     for peer in theirs:

@@ -2,7 +2,9 @@
 
 Shapes: ``a``, ``b`` and the result have one shape, any number of axes, float16, bfloat16 or
 float32.  Bytes: read 2n, write n elements, so 3 n * element_size; one multiplication for every
-three elements moved, so memory is the only cost.  Lesson 01 builds this file.
+three elements moved, so memory is the only cost.  Source: Tillet, Kung and Cox, "Triton: an
+intermediate language and compiler for tiled neural network computations", 2019 (programs that own
+a block each).  Lesson 01 builds this file.
 """
 
 import torch

@@ -4,7 +4,9 @@ Shapes: ``x`` and ``residual`` are [..., N], ``weight`` is [N]; returns ``(out, 
 shape and dtype of ``x``.  Bytes: read x and residual, write out and s, 4 N * element_size a row;
 as two kernels (add, then norm) it is 5, because s is written and read again.  Every decoder layer
 does this twice.  The sum is rounded to the dtype before the norm sees it, so that the fused
-and the unfused version agree.  Lesson 03 builds this file.
+and the unfused version agree.  Sources: Zhang and Sennrich, "Root Mean Square Layer
+Normalization", 2019, arXiv:1910.07467; He et al., "Deep Residual Learning for Image Recognition",
+2015, arXiv:1512.03385 (the residual).  Lesson 03 builds this file.
 """
 
 import torch

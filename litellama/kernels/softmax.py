@@ -1,8 +1,8 @@
 """Softmax over the last axis: out[i] = exp(x[i] - max(x)) / sum_j exp(x[j] - max(x)).
 
 Shapes: ``x`` is [..., N] for any N; the result has its shape and dtype, and the sums are float32.
-A row that fits in one block is read once and written once: 2 N * element_size bytes a row.  A
-longer row is read twice (once for its maximum and sum, found together "online", once to write).
+Bytes: a row that fits in one block is read once and written once, 2 N * element_size; a longer row
+is read twice (once for its maximum and sum, found together "online", once to write), so 3.
 Source: Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018,
 arXiv:1805.02867.  Lesson 02 builds this file.
 """
