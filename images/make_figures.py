@@ -519,6 +519,47 @@ def qwen_blocks() -> str:
     return d.svg()
 
 
+def llava_path() -> str:
+    """Lesson 13: from a picture to tokens among the words, in shapes-llava's sizes."""
+    d = Drawing(
+        880,
+        262,
+        "From pixels to words. A picture of 96 by 96 pixels is cut into 36 patches of 16 by 16. "
+        "Each is a row of 768 numbers, and one matrix makes 256 of them; a class token comes in "
+        "front and a position is added. Six blocks of attention of all to all follow; the class "
+        "token is dropped, and the projector's two linears make 36 rows of 576, the decoder's "
+        "width. They take the places of 36 image tokens among the words of the prompt.",
+    )
+    for i in range(36):
+        d.box(24 + i % 6 * 16, 32 + i // 6 * 16, 15, 15, "", "lit" if i in (14, 15, 20) else "sky")
+    d.text(24, 148, "36 patches of 16 x 16", 11.5, "soft", "start")
+    steps = [
+        (160, 126, "patch matrix", "36 rows, 768 to 256"),
+        (316, 126, "+ class token,\n+ positions", "37 rows of 256"),
+        (472, 126, "6 blocks,\nall see all", "37 rows of 256"),
+        (628, 126, "projector:\ntwo linears", "36 rows, 256 to 576"),
+    ]
+    for i, (x, w, words, note) in enumerate(steps):
+        d.box(x, 46, w, 68, words, "lit", note, 12.5)
+        d.arrow((x - 29 if i else 122, 80), (x - 1, 80))
+    x, y, words = (
+        24,
+        188,
+        ["...", "user", "image", "image", "...", "image", "What", "is", "in", "..."],
+    )
+    for word in words:
+        w = 84
+        d.box(x, y, w - 6, 36, word, "sky" if word == "image" else "plain", "", 12)
+        x += w
+    d.arrow((754, 80), (790, 80), (790, 160), (234, 160), (234, 187))
+    d.arrow((318, 160), (318, 187))
+    d.arrow((486, 160), (486, 187))
+    d.text(
+        24, 246, "the decoder's prompt: rows of 576, words and patches alike", 12, "soft", "start"
+    )
+    return d.svg()
+
+
 def attention_traffic() -> str:
     """Lesson 07: what the torch operations move, and what one kernel moves."""
     d = Drawing(
@@ -839,6 +880,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     "attention_groups.svg": attention_groups,
     "llama_layer.svg": layer_diagram,
     "qwen_blocks.svg": qwen_blocks,
+    "llava_path.svg": llava_path,
     "attention_traffic.svg": attention_traffic,
     "flash_loops.svg": flash_loops,
     "nopad_tiles.svg": nopad_tiles,

@@ -171,6 +171,23 @@ def test_lesson_12_builds_the_packages_qwens():
             assert built == methods_in(without_hints(package), name)
 
 
+def test_lesson_13_builds_the_packages_eyes():
+    """All but the list of tensors that a checkpoint may have and the tower does not need."""
+    lesson = without_hints("\n\n".join(cells(ROOT / "notebooks" / "13_llava.ipynb", "code")))
+    for file, names in (
+        ("clip.py", ["PatchEmbeddings", "VisionAttention", "VisionMLP", "VisionLayer"]),
+        ("clip.py", ["VisionTower"]),
+        ("llava.py", ["Projector"]),
+    ):
+        package = (ROOT / "litellama" / "models" / file).read_text(encoding="utf-8")
+        package = without_hints(package.replace(": Activation =", " ="))
+        for name in names:
+            ours = methods_in(package, name)
+            ours.pop("ignored_checkpoint_names", None)
+            assert "forward" in ours
+            assert methods_in(lesson, name) == ours
+
+
 @pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
 def test_links_and_pictures_exist(path):
     targets = [target for cell in cells(path, "markdown") for target in LINK.findall(cell)]
