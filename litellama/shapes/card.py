@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from litellama.shapes import questions, scenes
+from litellama.shapes.tower import VISION
 
 TEXT = """\
 # shapes-llava
@@ -52,8 +53,6 @@ those above by chance, and like any model of its size it makes up facts when it 
 
 def card(training: dict[str, Any], evaluation: dict[str, Any]) -> str:
     """The card's Markdown."""
-    from litellama.shapes.train import VISION
-
     recipe = training["recipe"]
     measured = {
         name: (target["scenes"], target["other_program"])

@@ -25,7 +25,7 @@ from litellama.checkpoints.safetensors_files import (
     write_checkpoint,
 )
 from litellama.errors import CheckpointError
-from litellama.shapes.train import IMAGE_TOKEN_ID, MEAN, STD, VISION
+from litellama.shapes.tower import IMAGE_TOKEN_ID, MEAN, STD, VISION
 
 IMAGE_TOKEN = "<image>"
 WEIGHTS = "weights.safetensors"

@@ -32,25 +32,9 @@ from litellama.models.clip import VisionTower
 from litellama.models.llava import Projector
 from litellama.shapes import questions, scenes
 from litellama.shapes.lora import add_low_rank, low_rank_tensors
+from litellama.shapes.tower import IMAGE_TOKEN_ID, MEAN, STD, VISION
 
 IGNORED = -100  # the label of a token that is not learnt
-IMAGE_TOKEN_ID = 16  # SmolLM2's <empty_output>, which its chats never use, becomes <image>
-# What pictures are normalised with: to be written to preprocessor_config.json.
-MEAN, STD = 0.5, 0.5
-
-VISION = VisionConfig(
-    hidden_size=256,
-    intermediate_size=1024,
-    num_layers=6,
-    num_heads=8,
-    image_size=scenes.SIZE,
-    patch_size=16,
-    layer_norm_eps=1e-5,
-    activation="gelu",
-    keeps_class_token=False,
-    projector_bias=True,
-    image_token_id=IMAGE_TOKEN_ID,
-)
 
 
 @dataclass(frozen=True)

@@ -27,12 +27,9 @@ from litellama.models import read_config
 from litellama.shapes import card, evaluate, questions, scenes
 from litellama.shapes.combine import combine
 from litellama.shapes.lora import add_low_rank
+from litellama.shapes.tower import IMAGE_TOKEN_ID, MEAN, STD, VISION
 from litellama.shapes.train import (
     IGNORED,
-    IMAGE_TOKEN_ID,
-    MEAN,
-    STD,
-    VISION,
     Dialogues,
     Eyes,
     Recipe,
