@@ -91,7 +91,7 @@ def attempt(
 
 def expected(exercise: Exercise, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     """The reference's results, computed on the CPU in float64."""
-    wide = (value.double() if _is_float(value) else value for value in inputs)
+    wide = (value.double() if is_float(value) else value for value in inputs)
     result = exercise.reference(*wide)
     return result if isinstance(result, tuple) else (result,)
 
@@ -147,9 +147,10 @@ def _shape(value: Any) -> tuple[int, ...]:
     return tuple(value.shape) if isinstance(value, torch.Tensor) else ()
 
 
-def _is_float(value: Any) -> bool:
+def is_float(value: Any) -> bool:
+    """Whether it is a tensor of floating-point numbers."""
     return isinstance(value, torch.Tensor) and value.is_floating_point()
 
 
 def _dtype_of(inputs: tuple[Any, ...]) -> torch.dtype | None:
-    return next((value.dtype for value in inputs if _is_float(value)), None)
+    return next((value.dtype for value in inputs if is_float(value)), None)

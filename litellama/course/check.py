@@ -14,6 +14,7 @@ from litellama.course.attempt import (
     attempt,
     cases_with_inputs,
     device,
+    is_float,
     largest_error,
 )
 from litellama.course.diagnosis import Diagnosis, diagnose, dtype_name
@@ -107,7 +108,7 @@ def _praise(exercise: Exercise, attempts: list[Any]) -> str:
     tested = [made.dtype for made in attempts]
     dtypes = [dtype_name(dtype) for dtype in dict.fromkeys(tested) if dtype is not None]
     text = f"{exercise.name}: right. {len(attempts)} cases"
-    if not dtypes:
+    if not dtypes or not any(is_float(want) for made in attempts for want in made.want):
         return f"{text}, every answer exact."
     worst = []
     for dtype in dict.fromkeys(tested):
