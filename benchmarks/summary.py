@@ -90,7 +90,7 @@ def engine_table(record: dict[str, Any]) -> str:
     headings += ["peak memory"] * has_memory
     lines = [
         f"**{record['model']} in {record['dtype']}{beside}**, batch {work['batch']}, "
-        f"{work['prompt_tokens']} prompt and {work['new_tokens']} new tokens, "
+        f"{report.prompt_length(record)} prompt and {work['new_tokens']} new tokens, "
         f"{report.machine_of(record)}; medians of {work['repeats']}.{token_counts(record)}\n",
         f"| {' | '.join(headings)} |",
         f"|---|{'---:|' * (len(headings) - 1)}",

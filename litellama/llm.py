@@ -74,7 +74,8 @@ class LLM:
 
     Raises ConfigError, CheckpointError or RequestError, all ValueErrors, before any work is done.
     A step that fails raises EngineError where its answers are awaited; other requests go on.
-    ``memory`` says how many bytes of the device it takes (``engine.memory`` has the formula).
+    ``memory`` says how many bytes of the device it takes (``engine.memory`` has the formula);
+    ``image_processor`` is None unless the model reads pictures.
     """
 
     def __init__(
@@ -131,17 +132,18 @@ class LLM:
 
     def _load(self, name: str) -> None:
         """The config, the tokenizer and the model, from a checkpoint or of a preset."""
-        self._images: ImageProcessor | None = None
+        self.image_processor: ImageProcessor | None = None
         if name.startswith(presets.PREFIX):
             self.config, self.tokenizer = presets.preset_config(name), presets.NumberTokenizer()
             self.model = presets.random_model(self.config, self.device, self.dtype)
             if self.config.vision is not None:
-                self._images = ImageProcessor(self.config.vision, self.config.vision.image_size)
+                side = self.config.vision.image_size
+                self.image_processor = ImageProcessor(self.config.vision, side)
             return
         folder = resolve(name)
         self.config, self.tokenizer = read_config(folder), load_tokenizer(folder)
         if self.config.vision is not None:
-            self._images = ImageProcessor.from_folder(folder, self.config.vision)
+            self.image_processor = ImageProcessor.from_folder(folder, self.config.vision)
         self.model = load_model(self.config, folder, self.device, self.dtype)
 
     def _plan_memory(
@@ -262,7 +264,7 @@ class LLM:
         # The template writes its own special tokens; LLaVA's leaves the first one to the tokenizer.
         begun = vision is None or text.startswith(self.tokenizer.bos_token or "")
         ids = self.tokenizer.encode(text, add_special_tokens=not begun)
-        return self._images.expand(ids) if self._images is not None else ids
+        return self.image_processor.expand(ids) if self.image_processor is not None else ids
 
     def logits(
         self,
@@ -285,7 +287,7 @@ class LLM:
         """
         ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
         shown = check_images(images)
-        if self._images is None:
+        if self.image_processor is None:
             if shown:
                 raise RequestError(
                     f"this model ({self.config.architecture}) reads text only, got {len(shown)} "
@@ -293,9 +295,9 @@ class LLM:
                 )
             check_token_ids(ids, self.config.vocab_size, self.max_seq_len)
             return ids, []
-        ids = self._images.place(ids, len(shown))
+        ids = self.image_processor.place(ids, len(shown))
         check_token_ids(ids, self.config.vocab_size, self.max_seq_len)
-        return ids, self._images.pictures(ids, shown)
+        return ids, self.image_processor.pictures(ids, shown)
 
     def _submit(self, ids: list[int], pictures: list[Picture], params: SamplingParams) -> Request:
         seed = params.seed

@@ -32,11 +32,17 @@ from litellama.bench import (
 )
 from litellama.bench.case import Case, Peer, normal
 from litellama.bench.peers import Prompts
+from litellama.config import ModelConfig
 from litellama.errors import RequestError
 from litellama.models import presets
 from tests.fake_record import kernel_record
 
 ROOT = Path(__file__).parents[1]
+
+
+def words(vocab_size: int) -> ModelConfig:
+    """Of a model that reads no pictures."""
+    return replace(presets.preset_config("llama-3.2-1b"), vocab_size=vocab_size)
 
 
 class FakePeer:
@@ -63,7 +69,7 @@ def test_work_is_equal_and_alternates() -> None:
         watched.append(name)
         return nullcontext()
 
-    times, outputs = engine.alternate(both, work, 100, lambda message: None, watch)
+    times, outputs = engine.alternate(both, work, words(100), lambda message: None, watch)
 
     assert [(name, n) for name, n, _ in log[:4]] == [("a", 2), ("a", 1), ("b", 2), ("b", 1)]
     timed = log[4:]
@@ -85,7 +91,7 @@ def test_a_peer_that_makes_too_few_tokens_is_refused() -> None:
             return [row[:-1] for row in super().generate(prompts, new_tokens)]
 
     with pytest.raises(RequestError, match="made \\[0\\] tokens where 1 each"):
-        engine.alternate([Short("s", [])], engine.Work(), 10, progress=lambda message: None)
+        engine.alternate([Short("s", [])], engine.Work(), words(10), lambda message: None)
 
 
 def test_medians_and_ratios_by_hand() -> None:
@@ -180,6 +186,60 @@ def test_transformers_gets_the_very_weights_of_a_preset(tiny_preset: str) -> Non
     assert all(p.untyped_storage().data_ptr() in pointers for p in model.parameters())
 
 
+@pytest.fixture
+def tiny_llava(monkeypatch: pytest.MonkeyPatch) -> str:
+    """LLaVA made small: a picture is 2 x 2 tokens."""
+    whole = presets.PRESETS["llava-1.5-7b"]
+    vision = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3,
+              "num_attention_heads": 2, "image_size": 12, "patch_size": 6}  # fmt: skip
+    small = whole | {
+        "text_config": whole["text_config"] | TINY,
+        "vision_config": whole["vision_config"] | vision,
+        "image_token_index": 95,
+    }
+    monkeypatch.setitem(presets.PRESETS, "llava-1.5-7b", small)
+    return "random:llava-1.5-7b"
+
+
+def test_both_sides_see_the_same_pictures(tiny_llava: str) -> None:
+    """Equal tokens are equal pictures: with pictures of its own transformers answers otherwise."""
+    work = engine.Work(batch=3, prompt_tokens=5, new_tokens=6, repeats=2)
+    record = engine.run(tiny_llava, work, "cpu", "float32")
+    assert record["tokens"]["transformers"] == {
+        "same": 6, "tie": 0, "different": 0, "largest_gap": 0.0,
+    }  # fmt: skip
+    assert record["picture_tokens"] == 4
+    # The tower has done its work: a step reads the decoder's weights, and 4 + 5 + 6 / 2 keys.
+    llm = LLM(tiny_llava, device="cpu", dtype="float32")
+    decoder = sum(p.nbytes for p in llm.model.language_model.parameters())
+    assert record["weight_bytes"] == decoder - 96 * 24 * 4
+    kv = 2 * 2 * 2 * 8 * 4
+    assert record["step_bytes"] == record["weight_bytes"] + 3 * kv * 12
+
+    model = peers.transformers_model(llm)
+    prompts = [peers.draw_prompt(5, llm.config, random.Random(seed)) for seed in range(2)]
+    assert prompts[0][:4] == [95] * 4
+    assert 95 not in prompts[0][4:]
+    theirs = peers.Transformers(model, llm)
+    here, there = theirs.inputs(prompts)["pixel_values"]
+    assert here.shape == (3, 12, 12)
+    assert not torch.equal(here, there)
+    # What follows a prompt does not change its picture.
+    torch.testing.assert_close(theirs.inputs([prompts[0] + [1, 2]])["pixel_values"][0], here)
+    ids, image = prompts[0], peers.pictures_of(prompts, llm.config)[0]
+    logits = llm.logits(ids, [image])[-1]
+    assert theirs.gap(ids, 7, 9) == pytest.approx(abs(float(logits[7] - logits[9])), abs=1e-5)
+
+
+def test_a_word_is_never_a_picture_s(tiny_llava: str) -> None:
+    config = presets.preset_config(tiny_llava)
+    drawn = peers.draw_words(2000, config, random.Random(0))
+    assert 95 not in drawn
+    assert set(drawn) == set(range(95))
+    assert max(peers.draw_words(2000, words(96), random.Random(0))) == 95
+    assert peers.pictures_of([drawn], words(96)) == []
+
+
 def test_a_preset_without_peers(tiny_preset: str) -> None:
     work = engine.Work(batch=2, prompt_tokens=5, new_tokens=3, repeats=1)
     said: list[str] = []
@@ -231,7 +291,7 @@ def test_a_queue_of_unequal_requests(tiny_llama: Path) -> None:
 
 def test_a_queue_is_drawn_from_its_lengths() -> None:
     work = serving.Queue(requests=500, shortest=3, longest=6)
-    prompts, answers = serving.draw_queue(work, 50, random.Random(0))
+    prompts, answers = serving.draw_queue(work, words(50), random.Random(0))
     assert {len(prompt) for prompt in prompts} == set(answers) == {3, 4, 5, 6}
     assert max(max(prompt) for prompt in prompts) == 49
 

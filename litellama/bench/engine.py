@@ -20,9 +20,20 @@ import torch
 
 from litellama.bench import machine
 from litellama.bench.limits import kv_bytes_per_token, step_bytes, weight_bytes
-from litellama.bench.peers import Litellama, MemoryMeter, Peer, Prompts, peers_of
+from litellama.bench.peers import (
+    Litellama,
+    MemoryMeter,
+    Peer,
+    Prompts,
+    draw_prompt,
+    peers_of,
+    picture_tokens,
+)
+from litellama.checkpoints import resolve
+from litellama.config import ModelConfig
 from litellama.errors import RequestError
 from litellama.llm import LLM, pick_device
+from litellama.models import presets, read_config
 
 # Engines add in different orders; logits this close are a tie that either may break.  In bfloat16
 # those from 2 to 4 come in steps of 1/64, after sums that were rounded many times before.
@@ -32,7 +43,10 @@ BLOCK_SIZE = 64
 
 @dataclass(frozen=True)
 class Work:
-    """What both sides do: ``batch`` prompts of ``prompt_tokens`` ids, ``new_tokens`` more each."""
+    """What both sides do: ``batch`` prompts of ``prompt_tokens`` ids, ``new_tokens`` more each.
+
+    Where the model reads pictures, the tokens of one come before those of each prompt.
+    """
 
     batch: int = 1
     prompt_tokens: int = 128
@@ -64,7 +78,7 @@ class Repetition:
 def alternate(
     peers: Sequence[Peer],
     work: Work,
-    vocab_size: int,
+    config: ModelConfig,
     progress: Callable[[str], None],
     watch: Callable[[str], AbstractContextManager[None]] = lambda name: nullcontext(),
 ) -> tuple[dict[str, list[Repetition]], list[tuple[Prompts, dict[str, Prompts]]]]:
@@ -76,10 +90,7 @@ def alternate(
     rng = random.Random(work.seed)
 
     def draw() -> Prompts:
-        return [
-            [rng.randrange(vocab_size) for _ in range(work.prompt_tokens)]
-            for _ in range(work.batch)
-        ]
+        return [draw_prompt(work.prompt_tokens, config, rng) for _ in range(work.batch)]
 
     for peer in peers:
         progress(f"{peer.name}: warm-up")
@@ -212,10 +223,9 @@ def run(
         meter.lend(peer.name, sum(p.numel() * p.element_size() for p in llm.model.parameters()))
     progress("measuring the memory's bandwidth")
     copy, read = machine.copy_bandwidth(where), machine.read_bandwidth(where)
-    times, outputs = alternate(
-        [Litellama(llm), *theirs], work, llm.config.vocab_size, progress, meter.watch
-    )
-    moved = step_bytes(weights, kv, work.batch, work.prompt_tokens, work.new_tokens)
+    times, outputs = alternate([Litellama(llm), *theirs], work, llm.config, progress, meter.watch)
+    pictures = picture_tokens(llm.config)
+    moved = step_bytes(weights, kv, work.batch, pictures + work.prompt_tokens, work.new_tokens)
     # A CPU's copy also reads the lines that it overwrites; a GPU's sum can fall short of its copy.
     summary = summarise(times, work, moved, max(copy, read))
     for name, peak in meter.peak.items():
@@ -226,6 +236,7 @@ def run(
         "model": model,
         "dtype": str(llm.weight_dtype).removeprefix("torch."),
         "work": asdict(work),
+        **({"picture_tokens": pictures} if pictures else {}),
         "weight_bytes": weights,
         "kv_bytes_per_token": kv,
         "step_bytes": moved,
@@ -238,7 +249,9 @@ def run(
 
 def load(model: str, work: Work, device: str, dtype: str) -> LLM:
     """litellama with a cache for the work and no more, so that its peak memory means something."""
-    length = work.prompt_tokens + work.new_tokens
+    preset = model.startswith(presets.PREFIX)
+    config = presets.preset_config(model) if preset else read_config(resolve(model))
+    length = picture_tokens(config) + work.prompt_tokens + work.new_tokens
     blocks = work.batch * (-(-length // BLOCK_SIZE) + 1)
     return LLM(
         model,

@@ -14,10 +14,9 @@ from litellama.models import decoder_of
 
 def weight_bytes(llm: LLM) -> int:
     """Bytes of weights that one decode step reads: all but an embedding that only looks rows up."""
-    total = memory.weight_bytes(llm.model)
-    if decoder_of(llm.model).lm_head is None:
-        return total
-    return total - sum(p.nbytes for name, p in llm.model.named_parameters() if "embed" in name)
+    decoder = decoder_of(llm.model)  # what sees pictures has done its work before
+    total = memory.weight_bytes(decoder)
+    return total if decoder.lm_head is None else total - decoder.embed_tokens.nbytes
 
 
 def kv_bytes_per_token(llm: LLM) -> int:

@@ -156,8 +156,13 @@ def engine_label(record: dict[str, Any]) -> str:
     if record["kind"] == "queue":
         sizes = f"{work['requests']} of {work['shortest']}–{work['longest']}"
     else:
-        sizes = f"{work['batch']} × ({work['prompt_tokens']} + {work['new_tokens']})"
+        sizes = f"{work['batch']} × ({prompt_length(record)} + {work['new_tokens']})"
     return f"{model} {SHORT[record['dtype']]}, {sizes}"
+
+
+def prompt_length(record: dict[str, Any]) -> int:
+    """Tokens of each prompt, those of its picture included."""
+    return record["work"]["prompt_tokens"] + record.get("picture_tokens", 0)
 
 
 def engine_rates(record: dict[str, Any]) -> list[tuple[str, float, float]]:

@@ -13,7 +13,8 @@ from typing import Any
 
 from litellama.bench import machine
 from litellama.bench.limits import kv_bytes_per_token, serving_bytes, weight_bytes
-from litellama.bench.peers import Litellama, MemoryMeter, Prompts
+from litellama.bench.peers import Litellama, MemoryMeter, Prompts, draw_words
+from litellama.config import ModelConfig
 from litellama.errors import RequestError
 from litellama.llm import LLM, RequestOutput, pick_device
 from litellama.sampling import SamplingParams
@@ -105,7 +106,7 @@ def run_queue(
 
 def _one_queue(llm: LLM, work: Queue, rng: random.Random, bandwidth: float) -> dict[str, Any]:
     """One repetition, on fresh prompts."""
-    prompts, answers = draw_queue(work, llm.config.vocab_size, rng)
+    prompts, answers = draw_queue(work, llm.config, rng)
     before = llm.engine.stats()
     with machine.without_old_garbage():
         seconds = _serve(llm, prompts, answers)
@@ -123,10 +124,10 @@ def _one_queue(llm: LLM, work: Queue, rng: random.Random, bandwidth: float) -> d
     }
 
 
-def draw_queue(work: Queue, vocab_size: int, rng: random.Random) -> tuple[Prompts, list[int]]:
+def draw_queue(work: Queue, config: ModelConfig, rng: random.Random) -> tuple[Prompts, list[int]]:
     """Random prompts, and how many tokens each answer is to have."""
     prompts = [
-        _tokens(rng.randint(work.shortest, work.longest), vocab_size, rng)
+        draw_words(rng.randint(work.shortest, work.longest), config, rng)
         for _ in range(work.requests)
     ]
     return prompts, [rng.randint(work.shortest, work.longest) for _ in range(work.requests)]
@@ -201,13 +202,13 @@ def _first_tokens(
     reuse: LLM, without: LLM, work: SharedPrefix, rng: random.Random
 ) -> dict[str, float]:
     """One repetition: seconds, the share of prompt tokens found in the cache, and agreement."""
-    vocab_size = reuse.config.vocab_size
+    config = reuse.config
 
     def draw(count: int, prefix: list[int]) -> Prompts:
-        return [prefix + _tokens(work.own_tokens, vocab_size, rng) for _ in range(count)]
+        return [prefix + draw_words(work.own_tokens, config, rng) for _ in range(count)]
 
     def fresh() -> list[int]:
-        return _tokens(work.prefix_tokens, vocab_size, rng)
+        return draw_words(work.prefix_tokens, config, rng)
 
     prefix = fresh()
     first, alone, many = draw(1, prefix), draw(1, prefix), draw(work.requests, prefix)
@@ -234,10 +235,6 @@ def _first(llm: LLM, prompts: Prompts) -> tuple[float, list[RequestOutput]]:
     start = time.perf_counter()
     outputs = llm.generate(prompts, SamplingParams(temperature=0.0, max_tokens=1, ignore_eos=True))
     return time.perf_counter() - start, outputs
-
-
-def _tokens(count: int, vocab_size: int, rng: random.Random) -> list[int]:
-    return [rng.randrange(vocab_size) for _ in range(count)]
 
 
 def _head(

@@ -115,7 +115,7 @@ def _check_coverage(
             f"{folder} lacks {len(missing)} of the {len(wanted)} tensors that its config.json asks "
             f"for: {few(missing)}. Is the config.json the one of these weights?"
         )
-    extra = [name for name in stored if name not in wanted and not _is_ignored(name, ignored)]
+    extra = [name for name in stored if name not in wanted and not is_ignored(name, ignored)]
     if extra:
         raise CheckpointError(
             f"{folder} has {len(extra)} tensors that its config.json leaves no place for: "
@@ -132,7 +132,8 @@ def _check_coverage(
         )
 
 
-def _is_ignored(name: str, ignored: list[str | re.Pattern[str]]) -> bool:
+def is_ignored(name: str, ignored: list[str | re.Pattern[str]]) -> bool:
+    """Whether a checkpoint's tensor is one of those that a model does not need."""
     return any(
         name == rule if isinstance(rule, str) else rule.fullmatch(name) is not None
         for rule in ignored

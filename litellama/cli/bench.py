@@ -41,7 +41,9 @@ def bench(
     device: options.Device = "auto",
     dtype: options.DType = "auto",
     batch: Annotated[int, typer.Option(help="Sequences at once.")] = 1,
-    prompt_tokens: Annotated[int, typer.Option(help="Tokens of each prompt.")] = 128,
+    prompt_tokens: Annotated[
+        int, typer.Option(help="Tokens of each prompt, beside those of a picture.")
+    ] = 128,
     new_tokens: Annotated[int, typer.Option(help="Tokens made after each prompt.")] = 64,
     repeats: Annotated[int, typer.Option(help="Timed repetitions of each engine.")] = 3,
     against: Annotated[
@@ -189,8 +191,8 @@ def _bandwidth(record: dict[str, Any]) -> float:
 def _print_engine(record: dict[str, Any], work: "Work") -> None:
     table = Table(
         box=box.SIMPLE_HEAD,
-        title=f"{record['model']}, {record['dtype']}, batch {work.batch}, {work.prompt_tokens} + "
-        f"{work.new_tokens} tokens, {_where(record)}",
+        title=f"{record['model']}, {record['dtype']}, batch {work.batch}, "
+        f"{report.prompt_length(record)} + {work.new_tokens} tokens, {_where(record)}",
         caption="medians; limit: the weights and the keys read once a step at the memory's "
         f"{_bandwidth(record) / 1e9:.1f} GB/s",
     )

@@ -326,7 +326,7 @@ def _linears(c: ModelConfig, record: Record, kernels: Record) -> list[Part]:
 def _others(c: ModelConfig, record: Record, kernels: Record) -> list[Part]:
     """Attention beyond its bytes, and the small kernels, from the nearest sizes recorded."""
     n, work = c.num_layers, record["work"]
-    row = decode_row(kernels, c, work["prompt_tokens"] + work["new_tokens"] / 2)
+    row = decode_row(kernels, c, report.prompt_length(record) + work["new_tokens"] / 2)
     if row is None:
         return []
     over = seconds_of(row) - row["bytes"] / bandwidth_of(record)

@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Sequence
 
+from litellama.bench import report
 from litellama.course import speed
 from litellama.course.speed import GB, OURS, TERA, Machine, Part, Record
 
@@ -19,7 +20,7 @@ def where(record: Record) -> str:
     """The machine, the date and the work of an engine's record."""
     work = record["work"]
     place = record.get("gpu") or f"{record['threads']} threads of {record['cpu']}"
-    sizes = f"{work['batch']} × ({work['prompt_tokens']} + {work['new_tokens']}) tokens"
+    sizes = f"{work['batch']} × ({report.prompt_length(record)} + {work['new_tokens']}) tokens"
     return f"{speed.name_of(record)}, {record['dtype']}, {sizes}, {place}, {record['date']}"
 
 
