@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from litellama.course.figures import CARD, PALETTE, SOFT, canvas, first_shape
+from litellama.course.figures import CARD, PALETTE, canvas, first_shape
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -118,20 +118,17 @@ def draw(chats: str, splits: int) -> "Figure":
     ends = [finish(lengths, count) for count in counts]
     right.plot(counts, ends, color=PALETTE["grey"], linewidth=1.5)
     best = blocks_in_all(lengths) / MULTIPROCESSORS
-    right.axhline(best, color=PALETTE["vermilion"], linestyle="--", linewidth=1.2)
-    right.text(
-        MOST_SPLITS, best, "shared evenly", ha="right", va="top", fontsize=8.5, color=SOFT
-    )  # fmt: skip
-    right.plot(rule, ends[rule - 1], "D", color=CARD, markeredgecolor=PALETTE["blue"], markersize=9)
-    right.annotate(
-        "the rule", (rule, ends[rule - 1]), xytext=(4, 9), textcoords="offset points", fontsize=9
-    )
-    right.plot(splits, ends[splits - 1], "o", color=PALETTE["blue"], markersize=6)
+    red, blue = PALETTE["vermilion"], PALETTE["blue"]
+    right.axhline(best, color=red, linestyle="--", linewidth=1.2, label="shared evenly")
+    diamond = {"color": CARD, "markeredgecolor": blue, "markersize": 9, "linestyle": "none"}
+    right.plot(rule, ends[rule - 1], marker="D", label="the rule", **diamond)
+    right.plot(splits, ends[splits - 1], "o", color=blue, markersize=6)
     right.set_xscale("log", base=2)
     right.set_xticks([1, 4, 16, 64], ["1", "4", "16", "64"])
     right.set(xlabel="parts", ylim=(0, 1.08 * max(ends)))
-    right.set_title("done after", loc="left", fontsize=10)
+    right.set_title("done after, in blocks", loc="left", fontsize=10)
     right.grid()
+    right.legend(fontsize=8.5, facecolor=CARD, edgecolor="none", handlelength=1.4)
     words = describe(chats, splits).split(" The rule")[0].replace(" on ", " on\n", 1)
     figure.suptitle(words, x=0.02, ha="left", fontsize=10)
     return figure
