@@ -1,11 +1,12 @@
-"""Writes the tables of the README's "Measured" section from the records in this folder.
+"""Writes what the records here say: in short into the README, in full into benchmarks/README.md.
 
-python benchmarks/summary.py          write them
-python benchmarks/summary.py --check  fail if the README does not show the records as they are
+python benchmarks/summary.py          write both
+python benchmarks/summary.py --check  fail if one of them does not show the records as they are
 """
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -13,41 +14,103 @@ from xml.etree import ElementTree
 from litellama.bench import report
 
 HERE = Path(__file__).parent
+ROOT = HERE.parent
 ELSEWHERE = ("launches", "notebooks")  # lesson 15 draws the one; the other is no measurement
-README, IMAGES = HERE.parent / "README.md", HERE.parent / "images"
+README, FULL, IMAGES = ROOT / "README.md", HERE / "README.md", ROOT / "images"
 BEGIN, END = "<!-- measured: written by benchmarks/summary.py -->\n", "<!-- end of measured -->"
+TITLE = """\
+# Measured
+
+Written by `summary.py` from the records beside it. Each record holds the machine, the versions, the
+command that repeats it, and every repetition. Times of different records are from different minutes
+and perhaps machines: compare within one.
+"""
 
 
 def main() -> int:
-    """Write or check the section; the exit code."""
+    """Write or check both; the exit code."""
     text = README.read_text(encoding="utf-8")
     before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
-    new = before + BEGIN + summary() + END + after
+    wanted = {
+        README: before + BEGIN + headlines() + END + rest.split(END)[1],
+        FULL: TITLE + "".join(tables()),
+    }
+    stale = [
+        path
+        for path, new in wanted.items()
+        if not path.exists() or path.read_text(encoding="utf-8") != new
+    ]
     if "--check" in sys.argv[1:]:
-        if new != text:
-            print("README.md does not show the records: run python benchmarks/summary.py")
-        return int(new != text)
-    README.write_text(new, encoding="utf-8")
+        for path in stale:
+            name = path.relative_to(ROOT)
+            print(f"{name} does not show the records: run python benchmarks/summary.py")
+        return int(bool(stale))
+    for path in stale:
+        path.write_text(wanted[path], encoding="utf-8")
     return 0
 
 
-def summary() -> str:
-    """Each chart once, and a table for each record, in the order of the files' names."""
-    parts: list[str] = []
-    shown: set[str] = set()
+def records() -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Every measurement, in the order of the files' names."""
     for path in sorted(HERE.glob("*.json")):
         record = json.loads(path.read_text(encoding="utf-8"))
-        if record.get("kind") in ELSEWHERE:
-            continue
-        chart = "_".join(path.stem.split("_")[:2]) + ".svg"
-        if chart not in shown and (IMAGES / chart).exists():
-            shown.add(chart)
-            parts.append(f"\n![{alt_text(IMAGES / chart)}]({IMAGES.name}/{chart})\n")
+        if record.get("kind") not in ELSEWHERE:
+            yield path, record
+
+
+def headlines() -> str:
+    """Each chart once, and between them a line for each record of the engine."""
+    charts = dict.fromkeys("_".join(path.stem.split("_")[:2]) + ".svg" for path, _ in records())
+    parts = [
+        f"\n![{alt_text(IMAGES / chart)}]({IMAGES.name}/{chart})\n"
+        for chart in charts
+        if (IMAGES / chart).exists()
+    ]
+    lines = [
+        "\n| the engine | on | litellama | of the limit | beside |\n|---|---|---:|---:|---|\n",
+        *(headline(record) for _, record in records() if record.get("kind") in HEADLINES),
+    ]
+    return "".join(lines + parts) + "\n"
+
+
+def headline(record: dict[str, Any]) -> str:
+    """A row: the work, the machine, tokens per second of decoding, and who is how much slower."""
+    what, rate, beside = HEADLINES[record["kind"]](record)
+    return f"| {what} | {report.machine_of(record)} | {rate} | {beside} |\n"
+
+
+def generate_headline(record: dict[str, Any]) -> tuple[str, str, str]:
+    """Of a batch of equal prompts."""
+    ours = record["peers"]["litellama"]
+    rate = f"{ours['decode_tokens_per_s']:,.0f} tokens/s | {ours['fraction_of_limit']:.0%}"
+    other = "bfloat16 " if record["dtype"] == "int8" else ""
+    beside = [
+        f"{ratio['decode']:.2f}× {other}{name}"
+        for name, ratio in record["times_faster_litellama"].items()
+    ]
+    return report.engine_label(record), rate, ", ".join(beside)
+
+
+def queue_headline(record: dict[str, Any]) -> tuple[str, str, str]:
+    """Of a queue of unequal requests."""
+    rate = f"{record['tokens_per_s']:,.0f} tokens/s | {record['fraction_of_limit']:.0%}"
+    return f"{report.engine_label(record)} prompt and new tokens", rate, ""
+
+
+def prefix_headline(record: dict[str, Any]) -> tuple[str, str, str]:
+    """Of requests that share a prefix."""
+    work, faster = record["work"], record["times_faster"]
+    model = record["model"].removeprefix("random:")
+    what = f"{model}, {work['requests']} sharing {work['prefix_tokens']} tokens: first token"
+    return what, f"{1e3 * record['cached_s']:.0f} ms | ", f"{faster['cached']:.1f}× without reuse"
+
+
+def tables() -> Iterator[str]:
+    """A table for each record, and where it comes from."""
+    for path, record in records():
         table = TABLES[record.get("kind", "kernels")](record)
-        source = f"[{path.name}]({HERE.name}/{path.name}), {record['date']}, {software(record)}"
-        parts.append(f"\n{table}\n`{record['command']}`: {source}.\n")
-    return "".join(parts) + "\n"
+        source = f"[{path.name}]({path.name}), {record['date']}, {software(record)}"
+        yield f"\n{table}\n`{record['command']}`: {source}.\n"
 
 
 def alt_text(chart: Path) -> str:
@@ -159,6 +222,12 @@ TABLES = {
     "generate": engine_table,
     "queue": queue_table,
     "prefix": prefix_table,
+}
+
+HEADLINES = {
+    "generate": generate_headline,
+    "queue": queue_headline,
+    "prefix": prefix_headline,
 }
 
 if __name__ == "__main__":

@@ -875,6 +875,41 @@ def test_the_engine_in_the_readme() -> None:
     assert "| in the cache | 5.0 ms | 125.0 ms | 8.0× |" in text
 
 
+def test_the_headlines_of_the_readme() -> None:
+    headline = load("benchmarks/summary.py").headline
+    place = "one Some GPU"
+    assert headline(engine_record()) == (
+        f"| llama-3.2-1b bf16, 12 × (25 + 1900) | {place} | 1,234 tokens/s | 80% "
+        "| 3.08× transformers |\n"
+    )
+    assert headline(engine_record(picture_tokens=576)).startswith(
+        "| llama-3.2-1b bf16, 12 × (601 + 1900) |"
+    )
+    assert "| 16,000 tokens/s | 61% |  |" in headline(engine_record(**QUEUE))
+    row = headline(engine_record(**PREFIX))
+    assert "64 sharing 2000 tokens: first token" in row
+    assert "| 125 ms |  | 8.0× without reuse |" in row
+
+
+def test_a_stale_readme_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    summary = load("benchmarks/summary.py")
+    for name in ("README", "FULL"):
+        copy = tmp_path / f"{name}.md"
+        copy.write_text(getattr(summary, name).read_text(encoding="utf-8"), encoding="utf-8")
+        monkeypatch.setattr(summary, name, copy)
+    monkeypatch.setattr(summary, "ROOT", tmp_path)
+    monkeypatch.setattr(summary.sys, "argv", ["summary.py", "--check"])
+    assert summary.main() == 0
+    for copy in (summary.README, summary.FULL):
+        right = copy.read_text(encoding="utf-8")
+        copy.write_text(right.replace("tokens/s |", "tokens |"), encoding="utf-8")
+        assert summary.main() == 1
+        monkeypatch.setattr(summary.sys, "argv", ["summary.py"])
+        assert summary.main() == 0
+        assert copy.read_text(encoding="utf-8") == right
+        monkeypatch.setattr(summary.sys, "argv", ["summary.py", "--check"])
+
+
 def test_the_chart_of_the_engine() -> None:
     plot = load("images/plot_benchmarks.py")
     root = ElementTree.fromstring(plot.engine_chart([engine_record(), engine_record(**QUEUE)]))
