@@ -1,36 +1,18 @@
-"""A real browser for the chat: JupyterLab, and Chromium driven by Playwright.
+"""A real browser for the chat: JupyterLab, and Chromium driven by Playwright (``desk.py``).
 
-Playwright comes with `pip install -e '.[browser]'`, Chromium with Debian's package of that name.
 Where one is missing these tests are left out, and the last lines of the run say so.  Every step
 leaves a picture in $LITELLAMA_SCREENSHOTS, or else in pytest's folder.
 """
 
-import importlib.util
-import json
 import os
-import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.browser.desk import MISSING, Desk, Lab, chromium, jupyterlab
+
 HERE = Path(__file__).parent
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-CHROMIUM = next(filter(None, map(shutil.which, NAMES)), "")
-MISSING = [
-    what
-    for what, there in (
-        ("Chromium", CHROMIUM),
-        ("playwright", importlib.util.find_spec("playwright")),
-    )
-    if not there
-]
 LEFT_OUT = pytest.StashKey[int]()
 
 
@@ -59,153 +41,18 @@ def screenshots(tmp_path_factory) -> Path:
     return folder
 
 
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-def serve(command: list[str], url: str, folder: Path, log: Path) -> subprocess.Popen:
-    """Start a server and wait until it answers."""
-    env = os.environ | {
-        "PYTHONPATH": str(ROOT),
-        "JUPYTER_PREFER_ENV_PATH": "1",
-        "JUPYTER_CONFIG_DIR": str(folder / ".config"),
-        "JUPYTERLAB_SETTINGS_DIR": str(folder / ".settings"),
-        "JUPYTERLAB_WORKSPACES_DIR": str(folder / ".workspaces"),
-        "HF_HUB_OFFLINE": "1",
-    }
-    with log.open("w") as out:
-        process = subprocess.Popen(command, cwd=folder, env=env, stdout=out, stderr=out)
-    end = time.monotonic() + 60
-    while time.monotonic() < end and process.poll() is None:
-        try:
-            with urllib.request.urlopen(url, timeout=2):
-                return process
-        except OSError:
-            time.sleep(0.2)
-    process.kill()
-    raise AssertionError(f"{command[2:4]} did not start:\n{log.read_text()}")
-
-
 @pytest.fixture(scope="session")
-def lab(tmp_path_factory) -> Iterator["Lab"]:
+def lab(tmp_path_factory) -> Iterator[Lab]:
     """JupyterLab on a folder of its own."""
-    folder = tmp_path_factory.mktemp("lab")
-    port = free_port()
-    command = [
-        sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}",
-        "--ServerApp.ip=127.0.0.1", "--IdentityProvider.token=", f"--ServerApp.root_dir={folder}",
-        "--LabApp.extension_manager=readonly", "--LabApp.expose_app_in_browser=True",
-    ]  # fmt: skip
-    url = f"http://127.0.0.1:{port}"
-    process = serve(command, f"{url}/api", folder, folder / "lab.log")
-    yield Lab(url, folder)
-    process.terminate()
-    process.wait(20)
-
-
-class Lab:
-    """A running JupyterLab: its address, and the folder it serves."""
-
-    def __init__(self, url: str, folder: Path) -> None:
-        self.url, self.folder = url, folder
-
-    def notebook(self, name: str, *cells: str) -> str:
-        """Write a notebook with code cells; returns its address in JupyterLab."""
-        made = {
-            "cells": [
-                {"cell_type": "code", "id": f"cell-{i}", "metadata": {}, "outputs": [],
-                 "execution_count": None, "source": source}
-                for i, source in enumerate(cells)
-            ],
-            "metadata": {
-                "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
-                "language_info": {"name": "python"},
-            },
-            "nbformat": 4, "nbformat_minor": 5,
-        }  # fmt: skip
-        (self.folder / f"{name}.ipynb").write_text(json.dumps(made), encoding="utf-8")
-        return f"{self.url}/lab/tree/{name}.ipynb?reset"
+    with jupyterlab(tmp_path_factory.mktemp("lab")) as started:
+        yield started
 
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as play:
-        started = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    """A real Chromium."""
+    with chromium() as started:
         yield started
-        started.close()
-
-
-class Desk:
-    """A page of the browser, and what its console said."""
-
-    def __init__(self, browser, screenshots: Path) -> None:
-        self.page = browser.new_page(viewport={"width": 1250, "height": 1300})
-        self.page.set_default_timeout(20_000)
-        self.screenshots, self.errors, self.requests = screenshots, [], []
-        self.page.on("console", lambda m: self.errors.append(m.text) if m.type == "error" else None)
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.page.on("request", lambda request: self.requests.append(request.url))
-
-    def command(self, name: str, **arguments) -> None:
-        """Carry out a command of JupyterLab, as its menus do."""
-        # Nothing is waited for: what a command brings about is seen on the page.
-        call = "([name, args]) => { window.jupyterapp.commands.execute(name, args); }"
-        self.page.evaluate(call, [name, arguments])
-
-    def open(self, url: str) -> None:
-        """Open a notebook in JupyterLab and wait for its kernel."""
-        self.page.goto(url, wait_until="domcontentloaded")
-        self.page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=90_000)
-        # A command that comes before the kernel is asked which kernel it means.
-        ready = "() => document.querySelector('#jp-main-statusbar').innerText.includes('| Idle')"
-        self.page.wait_for_function(ready, timeout=60_000)
-        self.page.wait_for_timeout(1000)
-
-    def run_all(self, seconds: float = 60) -> None:
-        """Run every cell and wait until the last one is done."""
-        self.command("notebook:run-all-cells")
-        self.settle(seconds)
-
-    def settle(self, seconds: float = 60) -> None:
-        """Wait until no cell is running or waiting to run."""
-        prompts = "() => [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')]"
-        self.page.wait_for_function(
-            f"{prompts}.every(prompt => /[0-9]/.test(prompt.textContent))", timeout=seconds * 1000
-        )
-
-    def shot(self, name: str) -> None:
-        self.page.screenshot(path=self.screenshots / f"{name}.png")
-
-    def chat(self, index: int = 0):
-        """The index-th chat on the page."""
-        return self.page.locator(".llc").nth(index)
-
-    def said(self, index: int = 0) -> str:
-        """What the chat objects to."""
-        return self.chat(index).locator(".llc-alert").first.inner_text()
-
-    def send(self, text: str, index: int = 0) -> None:
-        """Type a message and press Enter."""
-        box = self.chat(index).get_by_label("Your message")
-        box.fill(text)
-        box.press("Enter")
-
-    def wait_answer(self, count: int, index: int = 0, seconds: float = 60) -> None:
-        """Wait until so many answers are complete."""
-        self.page.wait_for_function(
-            "([i, n]) => { const chat = document.querySelectorAll('.llc')[i];"
-            " return !chat.classList.contains('llc-busy') &&"
-            " chat.querySelectorAll('.llc-exchange').length === n; }",
-            arg=[index, count], timeout=seconds * 1000,
-        )  # fmt: skip
-
-    def answer(self, index: int = 0) -> str:
-        """The text of the last answer, as it stands on the page."""
-        return self.chat(index).locator(".llc-markdown").last.inner_text()
 
 
 @pytest.fixture

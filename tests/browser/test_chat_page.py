@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from litellama.course.chat.widget import HERE
-from tests.browser.conftest import ROOT, Desk, Lab, free_port, serve
+from tests.browser.desk import ROOT, Desk, Lab, free_port, serve
 from tests.checkpoint_maker import make_llama, make_llava
 
 AXE = "axe-core@4.14.1"
