@@ -15,10 +15,7 @@ GRAPH_LAUNCH = 8.0  # µs, of the model: what the host needs to start a graph
 KERNELS = 12  # in the widget's step
 EAGER, GRAPH, NO_OVERLAP = "eager", "graph", "graph, no overlap"
 WORDS = {EAGER: "launched one by one", GRAPH: "one graph"}
-NOTHING = (
-    "No launches are recorded yet; run this lesson on a GPU to measure them "
-    "(or benchmarks/launches.py to record them)."
-)
+NOTHING = "No launches are recorded yet: run this lesson, or benchmarks/launches.py, on a GPU."
 
 Spans = list[tuple[float, float]]  # (start, end), in microseconds
 Case = dict[str, Any]
