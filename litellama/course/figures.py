@@ -146,6 +146,8 @@ def label_bar(axes: "Axes", row: int, value: float, right: float, words: str, in
         va="center",
         color=ink if inside else INK,
         fontweight="bold" if inside else "normal",
+        # A dashed limit that runs through the words would strike them out.
+        bbox=None if inside else {"facecolor": CARD, "edgecolor": "none", "pad": 0.6},
     )
 
 

@@ -77,7 +77,7 @@ def this_machine(device: Any) -> Machine:
         return Machine(name, "measured now", bandwidth, flops)
     a, b = torch.randn(2, 2048, 2048)
     flops = 2 * 2048**3 / fastest(lambda: a @ b)
-    name = f"this CPU, {torch.get_num_threads()} threads"
+    name = f"this CPU, {threads(torch.get_num_threads())}"
     return Machine(name, "measured now", bandwidth, flops, element_size=4)
 
 
@@ -88,6 +88,11 @@ def records(pattern: str, folder: Path = BENCHMARKS) -> list[Record]:
     """The records of files with such a name, in the order of the names; none is no error."""
     found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob(pattern))]
     return [record for record in found if isinstance(record, dict)]
+
+
+def threads(count: int) -> str:
+    """``1 thread``, ``2 threads``."""
+    return f"{count} thread" + "s" * (count > 1)
 
 
 def engines(kind: str = "generate", gpu: bool = True, folder: Path = BENCHMARKS) -> list[Record]:

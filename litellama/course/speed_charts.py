@@ -204,10 +204,10 @@ def knees_in_words(c: Any, machine: Machine, context: float, **sizes: float) -> 
     """From which batch on the keys, or the arithmetic, take longer."""
     found = knees(c, machine, context, **sizes)
     keys, arithmetic = found["keys"], found["arithmetic"]
-    words = f"from batch {keys:,.0f} on the keys are more than the weights"
+    words = f"keys outweigh weights from batch {keys:,.0f} on"
     if math.isinf(arithmetic):
-        return f"{words}; arithmetic is never the limit"
-    return f"{words}; from batch {arithmetic:,.0f} on arithmetic takes longer than reading"
+        return f"{words}; computing is never the limit"
+    return f"{words}; computing outlasts reading from batch {arithmetic:,.0f} on"
 
 
 # --- the widget ----------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ MEANING = {
 def where(record: Record) -> str:
     """The machine, the date and the work of an engine's record."""
     work = record["work"]
-    place = record.get("gpu") or f"{record['threads']} threads of {record['cpu']}"
+    place = record.get("gpu") or f"{speed.threads(record['threads'])} of {record['cpu']}"
     sizes = f"{work['batch']} × ({report.prompt_length(record)} + {work['new_tokens']}) tokens"
     return f"{speed.name_of(record)}, {record['dtype']}, {sizes}, {place}, {record['date']}"
 

@@ -231,7 +231,7 @@ def test_the_widget_says_what_it_draws():
 def test_the_curves_and_roofs_are_said_in_words():
     c = preset_config(LLAMA)
     said = speed_charts.tokens_by_batch_alt(c, MACHINE, 1024, {8: 1000.0})
-    assert "from batch 74 on the keys" in said
+    assert "keys outweigh weights from batch 74 on" in said
     assert "Measured: batch 8 1,000" in said
     figures.png(speed_charts.tokens_by_batch(c, MACHINE, 1024, {8: 10.0}))
     work = {"1 token": 1, "prompt": 512}
