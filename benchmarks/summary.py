@@ -94,7 +94,11 @@ def generate_headline(record: dict[str, Any]) -> tuple[str, str, str]:
 def queue_headline(record: dict[str, Any]) -> tuple[str, str, str]:
     """Of a queue of unequal requests."""
     rate = f"{record['tokens_per_s']:,.0f} tokens/s | {record['fraction_of_limit']:.0%}"
-    return f"{report.engine_label(record)} prompt and new tokens", rate, ""
+    beside = [
+        f"{record['tokens_per_s'] / peer['tokens_per_s']:.2f}× {name}"
+        for name, peer in record.get("peers", {}).items()
+    ]
+    return f"{report.engine_label(record)} prompt and new tokens", rate, ", ".join(beside)
 
 
 def prefix_headline(record: dict[str, Any]) -> tuple[str, str, str]:
@@ -194,7 +198,12 @@ def queue_table(record: dict[str, Any]) -> str:
         f"**{record['tokens_per_s']:,.0f} output tokens/s**, {record['fraction_of_limit']:.0%} of "
         f"the limit, in {first['steps']} steps"
         + (f", {memory / 1e9:.1f} GB at the peak" if memory else "")
-        + ".\n"
+        + "."
+        + "".join(
+            f" {name} on the same requests: {peer['tokens_per_s']:,.0f}."
+            for name, peer in record.get("peers", {}).items()
+        )
+        + "\n"
     )
 
 

@@ -852,7 +852,7 @@ def engine_record(**changes: object) -> dict:
 QUEUE = {
     "kind": "queue", "tokens_per_s": 16000.0, "fraction_of_limit": 0.61, "peak_memory_bytes": 70e9,
     "work": {"requests": 256, "shortest": 100, "longest": 1024, "max_num_seqs": 200},
-    "repetitions": [{"steps": 1100}],
+    "repetitions": [{"steps": 1100}], "peers": {},
 }  # fmt: skip
 PREFIX = {
     "kind": "prefix", "work": {"requests": 64, "prefix_tokens": 2000, "own_tokens": 32},
@@ -870,6 +870,9 @@ def test_the_engine_in_the_readme() -> None:
     assert "1 the same, 2 parted at a tie, 3 different" in text
     text = tables["queue"](engine_record(**QUEUE))
     assert "**16,000 output tokens/s**, 61% of the limit, in 1100 steps, 70.0 GB" in text
+    peers = {"nano-vllm": {"tokens_per_s": 8000.0, "fraction_of_limit": 0.3}}
+    text = tables["queue"](engine_record(**(QUEUE | {"peers": peers})))
+    assert text.endswith("70.0 GB at the peak. nano-vllm on the same requests: 8,000.\n")
     text = tables["prefix"](engine_record(**PREFIX))
     assert "| computed by each | 20.0 ms | 1000.0 ms |  |" in text
     assert "| in the cache | 5.0 ms | 125.0 ms | 8.0× |" in text
@@ -886,6 +889,9 @@ def test_the_headlines_of_the_readme() -> None:
         "| llama-3.2-1b bf16, 12 × (601 + 1900) |"
     )
     assert "| 16,000 tokens/s | 61% |  |" in headline(engine_record(**QUEUE))
+    peers = {"nano-vllm": {"tokens_per_s": 8000.0, "fraction_of_limit": 0.3}}
+    beside = engine_record(**(QUEUE | {"peers": peers}))
+    assert "| 16,000 tokens/s | 61% | 2.00× nano-vllm |" in headline(beside)
     row = headline(engine_record(**PREFIX))
     assert "64 sharing 2000 tokens: first token" in row
     assert "| 125 ms |  | 8.0× without reuse |" in row
@@ -912,10 +918,14 @@ def test_a_stale_readme_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_the_chart_of_the_engine() -> None:
     plot = load("images/plot_benchmarks.py")
-    root = ElementTree.fromstring(plot.engine_chart([engine_record(), engine_record(**QUEUE)]))
+    peers = {"nano-vllm": {"tokens_per_s": 8000.0, "fraction_of_limit": 0.3}}
+    queue = engine_record(**(QUEUE | {"peers": peers}))
+    root = ElementTree.fromstring(plot.engine_chart([engine_record(), queue]))
     said = root.get("aria-label")
     assert "llama-3.2-1b bf16, 12 × (25 + 1900): litellama 1,234 (80%), transformers 400" in said
-    assert "llama-3.2-1b bf16, 256 of 100–1024: litellama 16,000 (61%)" in said
+    assert (
+        "llama-3.2-1b bf16, 256 of 100–1024: litellama 16,000 (61%), nano-vllm 8,000 (30%)" in said
+    )
     words = [text.text for text in root.iter("{http://www.w3.org/2000/svg}text")]
     assert "1,234 tokens/s, 80%" in words
     assert "400 tokens/s transformers" in words

@@ -167,8 +167,9 @@ def prompt_length(record: dict[str, Any]) -> int:
 
 def engine_rates(record: dict[str, Any]) -> list[tuple[str, float, float]]:
     """(name, tokens per second of decoding, fraction of the limit) of each engine, ours first."""
-    if record["kind"] == "queue":
-        return [(OURS, record["tokens_per_s"], record["fraction_of_limit"])]
+    if record["kind"] == "queue":  # its peers, if any, are not transformers
+        served = {OURS: record} | record.get("peers", {})
+        return [(n, p["tokens_per_s"], p["fraction_of_limit"]) for n, p in served.items()]
     return [
         (name, peer["decode_tokens_per_s"], peer["fraction_of_limit"])
         for name, peer in record["peers"].items()
