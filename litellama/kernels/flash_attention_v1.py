@@ -78,8 +78,8 @@ def flash_attention_v1(
     q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
     (B, Hq, Tq, D), (_, Hkv, Tk, _) = q.shape, k.shape
     out = torch.zeros(q.shape, dtype=torch.float32, device=q.device)
-    maximum = torch.full(q.shape[:3], -float("inf"), device=q.device)
-    total = torch.zeros(q.shape[:3], device=q.device)
+    maximum = torch.full(q.shape[:3], -float("inf"), dtype=torch.float32, device=q.device)
+    total = torch.zeros(q.shape[:3], dtype=torch.float32, device=q.device)
     BLOCK = 32 if q.dtype == torch.float32 or D > 128 else 64
     launch(
         flash_attention_v1_kernel, (B * Hq if Tq else 0,),

@@ -149,7 +149,9 @@ def flash_decoding(
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     log_sums = torch.empty(S, Hq, splits, dtype=torch.float32, device=q.device)
     # One split is the whole: it is written to its place, and there is nothing to merge.
-    parts = torch.empty(S, Hq, splits, D, device=q.device) if splits > 1 else out
+    parts = out
+    if splits > 1:
+        parts = torch.empty(S, Hq, splits, D, dtype=torch.float32, device=q.device)
     launch(
         flash_decoding_kernel, (S * Hkv, splits),
         q, k_cache, v_cache, parts, log_sums, batch.seq_lens, batch.block_table,

@@ -69,6 +69,21 @@ def test_the_torch_version_says_the_same(name, device):
         check(kernel, kernel.make(device, torch.float32, **kernel.small))
 
 
+@every_kernel
+@pytest.mark.parametrize("default", [torch.bfloat16, torch.float64], ids=str)
+def test_torch_s_default_dtype_changes_nothing(name, default, device):
+    """What a kernel keeps for itself is float32, also in a program that computes in another."""
+    kernel = KERNELS[name]
+    inputs = tensors(kernel, device)
+    expected = kernel.run(**inputs)
+    torch.set_default_dtype(default)
+    try:
+        got = kernel.run(**inputs)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    torch.testing.assert_close(got, expected, atol=0, rtol=0, equal_nan=True)
+
+
 @parameters(
     *(
         (name, argument, layout)
