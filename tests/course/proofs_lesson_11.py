@@ -201,6 +201,11 @@ PROOFS = {
                 (_ERRORS, "(mine - theirs).abs().amax((1, 2))"),
             ),
             wrong(
+                "each number",
+                "each number by itself",
+                (_ERRORS, "((mine - theirs) / theirs).abs().amax((1, 2))"),
+            ),
+            wrong(
                 "last",
                 "last difference",
                 ("return place\n    return -1", "last = place\n    return last"),

@@ -101,6 +101,11 @@ PROOFS = {
             ),
             wrong("once", "frequency once", ("frequency * times\n", "frequency * (times > 0)\n")),
             wrong(
+                "each time",
+                "presence for each time",
+                ("presence * (times > 0)", "presence * times"),
+            ),
+            wrong(
                 "the wrong order",
                 "repetition last",
                 (

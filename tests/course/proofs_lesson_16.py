@@ -222,6 +222,14 @@ PROOFS = {
                 ),
             ),
             wrong(
+                "stays",
+                "the youngest stays",
+                (
+                    "        else:\n" + _GIVES,
+                    "        elif alive > i + 1:\n" + _GIVES + "\n        else:\n            break",
+                ),
+            ),
+            wrong(
                 "missing",
                 "missing blocks returned",
                 ("free += owned[alive]", "free += owned[alive] + missing[alive]"),

@@ -557,14 +557,16 @@ def _never_none(mine, theirs, tolerance):
 def _stream(depth: int, fault: int | None, *, size: float = 0.1, loud: int = 0, kind: str = "all"):
     """Streams [depth, 4, 32] with roundings, a fault from a place on, and one loud number.
 
-    loud: from there on, token 0 carries a number of 20,000.  kind: which numbers the fault moves.
+    loud: from there on, token 0 carries a number of 20,000.  kind: which numbers the fault moves;
+    "sums": roundings are as large as those of sums, also where a sum is nearly 0.
     """
 
     def make(m: Maker):
         theirs = m.normal(depth, 4, 32).cumsum(0)
         if loud:
             theirs[loud:, 0, 3] += 20_000
-        mine = theirs * (1 + m.normal(depth, 4, 32, scale=1e-7))
+        rounding = m.normal(depth, 4, 32, scale=1e-7)
+        mine = theirs + rounding if kind == "sums" else theirs * (1 + rounding)
         if kind == "rolled":
             mine[fault:] = mine[fault:].roll(1, dims=-1)
         elif fault is not None:
@@ -592,6 +594,7 @@ FIND_FAULT = Exercise(
     cases=(
         Case("a fault after 3 of 8", _stream(9, 3)),
         Case("no fault, only roundings", _stream(9, None)),
+        Case("no fault, and sums that are nearly 0", _stream(9, None, kind="sums")),
         Case("a fault in the embedding", _stream(5, 0)),
         Case("a loud number from 2 on, a fault at 6", _stream(10, 6, size=3.0, loud=2)),
         Case("a loud number from 2 on, no fault", _stream(10, None, loud=2)),
@@ -607,6 +610,12 @@ FIND_FAULT = Exercise(
             _found(lambda a, b: (a - b).abs().max()),
             "the differences are not divided by the size of the stream. Where a number is 20,000, "
             "its rounding alone is larger than the tolerance.",
+        ),
+        Mistake(
+            "each number by itself",
+            _found(lambda a, b: ((a - b) / b).abs().max()),
+            "each number's error is divided by that number. A sum's rounding is as large as that "
+            "of its terms, also where the sum is nearly 0: divide the norms of the whole place.",
         ),
         Mistake(
             "last difference",

@@ -114,6 +114,12 @@ PENALTIES = Exercise(
             "an indexed subtraction, x[answer] -= b, does the same element only once.",
         ),
         Mistake(
+            "presence for each time",
+            lambda x, prompt, answer, r, a, b: penalties(x, prompt, answer, r, 0.0, a + b),
+            "the presence penalty is taken once for each time that a token occurs in the answer. "
+            "It asks whether a token was said; how often is the frequency penalty's question.",
+        ),
+        Mistake(
             "repetition last",
             _repetition_last,
             "presence and frequency are taken away first, and the repetition penalty scales what "

@@ -308,6 +308,18 @@ def _one_victim(owned, missing, free):
     return advanced, len(owned) - alive, free
 
 
+def _youngest_stays(owned, missing, free):
+    """One that nobody is left to give way for is passed over, and keeps its blocks."""
+    alive, advanced = len(owned), 0
+    for i, more in enumerate(missing):
+        while i < alive - 1 and more > free:
+            alive -= 1
+            free += owned[alive]
+        if i < alive and more <= free:
+            free, advanced = free - more, advanced + 1
+    return advanced, len(owned) - alive, free
+
+
 def _missing_returned(owned, missing, free):
     return make_room(tuple(map(sum, zip(owned, missing, strict=True))), missing, free)
 
@@ -381,6 +393,12 @@ MAKE_ROOM = Exercise(
             _one_victim,
             "only one request is preempted for each that asks, even if that is not room enough: "
             "`while`, not `if`.",
+        ),
+        Mistake(
+            "the youngest stays",
+            _youngest_stays,
+            "a request that finds no room, and after which nobody is left, keeps its blocks and "
+            "waits. It is the youngest itself then: it is preempted, and gives back all it owns.",
         ),
         Mistake(
             "missing blocks returned",
