@@ -145,6 +145,15 @@ def test_an_answer_streams_on_its_own_thread_and_stops_at_once(chat, llm):
     assert chat.ask("hello")  # and it goes on
 
 
+def test_a_page_is_heard_where_it_asks_to_be(chat):
+    """And not where the kernel spoke last, which may be for a page that has been reloaded."""
+    from ipykernel.comm.comm import BaseComm
+
+    chat.comm = BaseComm(target_name="jupyter.widget", primary=False)
+    chat.comm._reply_subshell_id = "of a page that is gone"
+    assert chat.comm._reply_subshell_for({}, "of this page") == "of this page"
+
+
 def test_two_chats_stream_at_once_on_one_engine(llm):
     chats = [Chat(llm), Chat(llm)]
     for number, chat in enumerate(chats):

@@ -82,6 +82,17 @@ class Chat(anywidget.AnyWidget):
             self.talk.llm = model
         self._show()
 
+    @traitlets.observe("comm")
+    def _hear_every_page(self, change: dict[str, Any]) -> None:
+        """Have what a page says handled where the page asks for it.
+
+        ipykernel 7.4 hands it instead to the subshell in whose name the kernel spoke last.  While
+        an answer streams that may be one of a page that was reloaded, and is gone: the new page
+        would see every word come and never be heard.
+        """
+        if hasattr(self.comm, "_reply_subshell_for"):
+            self.comm._reply_subshell_for = lambda data, subshell: subshell
+
     # --- for the cells of a notebook -------------------------------------------------------------
 
     def ask(self, text: str, *pictures: Any) -> str:
