@@ -22,13 +22,14 @@ class Site:
     root: the repository.  pages: from a file or folder of the repository, as ``litellama/llm.py``,
     to its page, as ``package/llm.md``.  planned: files that may be linked before they exist, as the
     lessons still to be written; their links become plain text.  attached: files without a page that
-    are linked; they come along as downloads.
+    are linked; they come along as downloads.  pictures: those that are shown.
     """
 
     root: Path
     pages: dict[str, str]
     planned: frozenset[str] = frozenset()
     attached: set[str] = field(default_factory=set)
+    pictures: set[str] = field(default_factory=set)
 
     def rewrite(self, text: str, source: str, page: str) -> str:
         """Markdown of the file ``source``, with its links as they must be on ``page``."""
@@ -49,7 +50,12 @@ class Site:
         if found in self.pages:
             goal = self.pages[found]
         elif found.endswith(PICTURES) and (self.root / found).is_file():
+            self.pictures.add(found)
             goal = found  # pictures lie where they lie in the repository
+        elif found.endswith(".md") and (self.root / found).is_file():
+            raise BookError(
+                f"{source} links to {found}, which has no page: add it to stage.py's PAPERS"
+            )
         elif (self.root / found).is_file():
             self.attached.add(found)
             goal = f"files/{found}"

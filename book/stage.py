@@ -15,6 +15,12 @@ from litellama.course.lessons import LESSONS
 
 # The sections of the README that the first page shows; the others make a page of their own.
 FIRST = ("Start", "Lessons")
+# Other Markdown files that are pages of their own.
+PAPERS = {
+    "CONTRIBUTING.md": "contributing.md",
+    "benchmarks/README.md": "measured.md",
+    "litellama/shapes/MODEL_CARD.md": "shapes_llava.md",
+}
 MATHJAX = "sphinx-mathjax-offline"
 
 
@@ -30,8 +36,7 @@ def stage(root: Path, out: Path) -> Site:
         texts.update(notebooks.alternative_texts(nbformat.read(root / source, as_version=4)))
     written["pictures.json"] = json.dumps(texts, indent=1, ensure_ascii=False)
     copied = {f"files/{path}": root / path for path in sorted(_attached(site))}
-    copied |= {f"images/{path.name}": path for path in (root / "images").glob("*.svg")}
-    copied |= {f"images/{path.name}": path for path in (root / "images").glob("*.png")}
+    copied |= {path: root / path for path in sorted(site.pictures)}
     copied["_static/mathjax/tex-svg.js"] = _mathjax()
     for path in sorted((root / "book" / "static").iterdir()):
         copied[f"_static/{path.name}"] = path
@@ -55,7 +60,7 @@ def survey(root: Path) -> Site:
         pages[source] = modules.page_of(source)
         if source.endswith("__init__.py"):
             pages[source.removesuffix("/__init__.py")] = modules.page_of(source)
-    pages |= {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md"}
+    pages |= {"README.md": "index.md", "benchmarks": PAPERS["benchmarks/README.md"], **PAPERS}
     pages |= {"notebooks": "index.md", "exercises": "index.md", "solutions": "index.md"}
     planned = {
         f"{room}/{name}.ipynb"
@@ -80,8 +85,8 @@ def _pages(site: Site) -> Iterator[tuple[str, str]]:
     for source in modules.sources(site.root):
         page = modules.page_of(source)
         yield page, modules.module_page(site.root, source, site.pages)
-    contributing = (site.root / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    yield "contributing.md", site.rewrite(contributing, "CONTRIBUTING.md", "contributing.md")
+    for source, page in PAPERS.items():
+        yield page, site.rewrite((site.root / source).read_text(encoding="utf-8"), source, page)
     yield from _readme(site)
 
 

@@ -2,14 +2,14 @@
 
 import functools
 import os
-import shutil
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+from tests.browser import desk
+from tests.browser.desk import MISSING, chromium
 
 
 @pytest.fixture(scope="session")
@@ -43,12 +43,16 @@ def address(book):
 @pytest.fixture(scope="session")
 def browser():
     """A real Chromium."""
-    playwright = pytest.importorskip(
-        "playwright.sync_api", reason="the browser tests of the book need playwright"
-    )
-    if not CHROMIUM:
-        pytest.skip("the browser tests of the book need Chromium (Debian: apt install chromium)")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
+    if MISSING:
+        pytest.skip(f"no {' and '.join(MISSING)} here: the book was not read in a browser")
+    with chromium() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def axe(tmp_path_factory) -> str:
+    """The source of axe."""
+    source = desk.axe(tmp_path_factory.mktemp("axe"))
+    if not source:
+        pytest.skip(f"{desk.AXE} cannot be had from npm: the accessibility check is left out")
+    return source

@@ -1,7 +1,6 @@
 """The built site: its links, its search, its pages in a real browser."""
 
 import json
-import os
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -130,13 +129,10 @@ def test_a_phone_shows_the_whole_width(book, browser, name, scheme):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("name", READ[1:4])
-def test_accessibility(address, browser, name, scheme):
-    """AXE names axe.min.js of the npm package axe-core."""
-    if not (script := os.environ.get("AXE")):
-        pytest.skip("set AXE to axe.min.js of the npm package axe-core")
+def test_accessibility(address, browser, axe, name, scheme):
     page = browser.new_page(color_scheme=scheme)
     page.goto(f"{address}/{name}", wait_until="networkidle")
-    page.add_script_tag(path=script)
+    page.evaluate(axe)
     found = page.evaluate("axe.run()")["violations"]
     page.close()
     bad = [v for v in found if v["impact"] in ("serious", "critical")]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.browser import desk as desks
 from tests.browser.desk import MISSING, Desk, Lab, chromium, jupyterlab
 
 HERE = Path(__file__).parent
@@ -60,3 +61,12 @@ def desk(browser, screenshots) -> Iterator[Desk]:
     made = Desk(browser, screenshots)
     yield made
     made.page.close()
+
+
+@pytest.fixture(scope="session")
+def axe(tmp_path_factory) -> str:
+    """The source of axe."""
+    source = desks.axe(tmp_path_factory.mktemp("axe"))
+    if not source:
+        pytest.skip(f"{desks.AXE} cannot be had from npm: the accessibility check is left out")
+    return source

@@ -10,6 +10,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tarfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+AXE = "axe-core@4.14.1"
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next(filter(None, map(shutil.which, NAMES)), "")
 MISSING = [
@@ -47,7 +49,7 @@ def serve(command: list[str], url: str, folder: Path, log: Path) -> subprocess.P
     }
     with log.open("w") as out:
         process = subprocess.Popen(command, cwd=folder, env=env, stdout=out, stderr=out)
-    end = time.monotonic() + 60
+    end = time.monotonic() + 180
     while time.monotonic() < end and process.poll() is None:
         try:
             with urllib.request.urlopen(url, timeout=2):
@@ -56,6 +58,23 @@ def serve(command: list[str], url: str, folder: Path, log: Path) -> subprocess.P
             time.sleep(0.2)
     process.kill()
     raise AssertionError(f"{command[2:4]} did not start:\n{log.read_text()}")
+
+
+def axe(folder: Path) -> str:
+    """The source of the accessibility checker, from $AXE or from npm; empty if it cannot be had."""
+    if "AXE" in os.environ:
+        return Path(os.environ["AXE"]).read_text(encoding="utf-8")
+    if not shutil.which("npm"):
+        return ""
+    try:
+        subprocess.run(
+            ["npm", "pack", AXE], cwd=folder, capture_output=True, check=True, timeout=120
+        )
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
+        return ""
+    with tarfile.open(next(folder.glob("*.tgz"))) as archive:
+        source = archive.extractfile("package/axe.min.js")
+        return source.read().decode() if source else ""
 
 
 @contextmanager
@@ -97,7 +116,11 @@ class Lab:
             "nbformat": 4, "nbformat_minor": 5,
         }  # fmt: skip
         (self.folder / f"{name}.ipynb").write_text(json.dumps(made), encoding="utf-8")
-        return f"{self.url}/lab/tree/{name}.ipynb?reset"
+        return self.address(f"{name}.ipynb")
+
+    def address(self, path: str) -> str:
+        """Where a notebook is opened: in a workspace of its own, which restores no other tab."""
+        return f"{self.url}/lab/workspaces/{Path(path).stem}/tree/{path}"
 
 
 @contextmanager
@@ -116,7 +139,7 @@ class Desk:
 
     def __init__(self, browser, screenshots: Path) -> None:
         self.page = browser.new_page(viewport={"width": 1250, "height": 1300})
-        self.page.set_default_timeout(20_000)
+        self.page.set_default_timeout(60_000)  # a machine may be busy
         self.screenshots, self.errors, self.requests = screenshots, [], []
         self.page.on("console", lambda m: self.errors.append(m.text) if m.type == "error" else None)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
@@ -131,18 +154,20 @@ class Desk:
     def open(self, url: str) -> None:
         """Open a notebook in JupyterLab and wait for its kernel."""
         self.page.goto(url, wait_until="domcontentloaded")
-        self.page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=90_000)
+        self.page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=180_000)
         # A command that comes before the kernel is asked which kernel it means.
         ready = "() => document.querySelector('#jp-main-statusbar').innerText.includes('| Idle')"
-        self.page.wait_for_function(ready, timeout=60_000)
+        self.page.wait_for_function(ready, timeout=180_000)
         self.page.wait_for_timeout(1000)
 
-    def run_all(self, seconds: float = 60) -> None:
+    def run_all(self, seconds: float = 300) -> None:
         """Run every cell and wait until the last one is done."""
+        # What an earlier run left must not pass for the result of this one.
+        self.command("notebook:clear-all-cell-outputs")
         self.command("notebook:run-all-cells")
         self.settle(seconds)
 
-    def settle(self, seconds: float = 60) -> None:
+    def settle(self, seconds: float = 180) -> None:
         """Wait until no cell is running or waiting to run."""
         prompts = "() => [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')]"
         self.page.wait_for_function(
@@ -166,7 +191,7 @@ class Desk:
         box.fill(text)
         box.press("Enter")
 
-    def wait_answer(self, count: int, index: int = 0, seconds: float = 60) -> None:
+    def wait_answer(self, count: int, index: int = 0, seconds: float = 180) -> None:
         """Wait until so many answers are complete."""
         self.page.wait_for_function(
             "([i, n]) => { const chat = document.querySelectorAll('.llc')[i];"
