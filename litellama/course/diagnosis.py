@@ -24,6 +24,7 @@ from litellama.course.attempt import (
     argument_names,
     attempt,
     cases_with_inputs,
+    is_float,
     largest_error,
     tolerance,
     wrong,
@@ -35,6 +36,8 @@ HALF = (torch.float16, torch.bfloat16)
 
 # A known mistake rounds elsewhere than the learner's version of it does.
 MISTAKE_SLACK = 4
+# Numbers in a result from which on it does not agree with another one by chance.
+TELLING = 8
 
 
 @dataclass(frozen=True)
@@ -495,6 +498,34 @@ def _nearly(evidence: Evidence) -> Diagnosis | None:
     return Diagnosis("nearly", text)
 
 
+def _known_in_part(evidence: Evidence) -> Diagnosis | None:
+    """A known mistake that makes just the first wrong case: there is a second mistake besides."""
+    made, others = evidence.first, [a for a in evidence.attempts if a is not evidence.first]
+    if not all(is_float(want) and want.numel() >= TELLING for want in made.want):
+        return None  # so few numbers may agree by chance
+    for mistake in evidence.exercise.mistakes:
+        with contextlib.suppress(Exception):  # one that cannot handle a case explains nothing
+            is_theirs = not _gives(mistake.function, made, evidence, made.want)
+            is_theirs = is_theirs and _gives(mistake.function, made, evidence, made.results)
+            if is_theirs and all(
+                other in evidence.failed or _gives(mistake.function, other, evidence, other.want)
+                for other in others
+            ):
+                text = f"Here it looks like {mistake.diagnosis} In another case there is more."
+                return Diagnosis(f"{mistake.name}, and another", text)
+    return None
+
+
+def _gives(
+    function: Callable[..., Any], made: Attempt, evidence: Evidence, results: tuple[Any, ...]
+) -> bool:
+    """Whether the function's results in this case are these."""
+    own = function(*made.args)
+    own = own if isinstance(own, tuple) else (own,)
+    allowed = MISTAKE_SLACK * tolerance(evidence.exercise, made.dtype)
+    return agrees(results, own, allowed)
+
+
 def _unexplained(evidence: Evidence) -> Diagnosis:
     wrong_cases, all_cases = len(evidence.failed), len(evidence.attempts)
     text = f"{all_cases - wrong_cases} of {all_cases} cases are right."
@@ -516,6 +547,7 @@ _GUESSES: tuple[Callable[[Evidence], Diagnosis | None], ...] = (
     _factor,
     _ragged_only,
     _nearly,
+    _known_in_part,
     _unexplained,
 )
 

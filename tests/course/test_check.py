@@ -410,6 +410,24 @@ def test_two_mistakes_at_once_the_first_is_told_from_float32(capsys):
     assert "epsilon is outside the square root" in " ".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.parametrize("length", [50, 3])
+def test_two_mistakes_at_once_the_first_is_named_and_the_other_announced(length):
+    """A known mistake that makes the first wrong case, and one that nobody knows in the second."""
+    one_more = Mistake("one more", lambda x: x + 1, "one is added.")
+    cases = tuple(Case(f"{n}", lambda m, n=n: (m.normal(n),)) for n in (length, 128))
+    exercise = Exercise("probe", "01_x", "", 1, 1, lambda x: x.clone(), cases, (one_more,), ())
+
+    def both(x):
+        return x + 1 if len(x) == length else x.flip(0) + 1
+
+    verdict = examine(exercise, both)
+    few = length < 8  # numbers that may agree by chance
+    assert verdict.name == ("wrong values" if few else "one more, and another")
+    assert ("one is added. In another case there is more" in verdict.text) == (not few)
+    right_elsewhere = examine(exercise, lambda x: x + 1 if len(x) == length else x.clone())
+    assert "one more" not in right_elsewhere.name
+
+
 def test_a_number_where_infinity_is_expected_is_wrong():
     exercise = Exercise(
         name="empty_maximum", lesson="none", title="", difficulty=1, minutes=1,
