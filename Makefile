@@ -69,6 +69,12 @@ book: $(INSTALLED) ## the book as a web site, in build/book
 figures: $(INSTALLED) ## draw every figure in images/ again
 	@for script in images/*.py; do echo "$$script"; $(BIN)/python "$$script" || exit 1; done
 
+.PHONY: screenshots
+screenshots: model ## take the README's pictures of a lesson and of the chat again
+	@$(BIN)/python -c 'import playwright' 2>/dev/null || \
+	  $(BIN)/python -m pip install -q -e '.[browser]' -c constraints.txt
+	$(BIN)/python -m tests.browser.screenshots
+
 notebooks: model ## run every lesson and solution and store the outputs
 	$(BIN)/python tools/run_notebooks.py notebooks/*.ipynb solutions/*.ipynb
 

@@ -4,6 +4,7 @@ import base64
 import importlib.util
 import io
 import json
+import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -11,8 +12,10 @@ import pytest
 
 from litellama.course import figures, scenes, widgets
 from litellama.course.drawing import GROUND, LAYER, LOOP, engine_map
+from tests.browser.screenshots import LARGEST, PICTURES
 
-IMAGES = Path(__file__).parents[1] / "images"
+ROOT = Path(__file__).parents[1]
+IMAGES = ROOT / "images"
 SVG = "{http://www.w3.org/2000/svg}"
 LESSONS = range(19)
 
@@ -33,12 +36,22 @@ def drawn(tmp_path_factory):
 
 
 def test_the_stored_figures_are_what_the_script_draws(drawn):
-    stored = {path.name for path in IMAGES.iterdir() if path.suffix in (".svg", ".png")}
+    stored = {path.name for path in IMAGES.iterdir() if path.suffix == ".svg"}
     assert stored == {path.name for path in drawn.iterdir()}, "run `make figures`"
     for path in drawn.iterdir():
         assert path.read_bytes() == (IMAGES / path.name).read_bytes(), (
             f"{path.name}: `make figures`"
         )
+
+
+def test_the_screenshots_are_those_that_the_readme_shows():
+    """Their pixels differ between machines, so nothing compares those: `make screenshots`."""
+    stored = {path.name: path.stat().st_size for path in IMAGES.glob("*.png")}
+    assert stored.keys() == PICTURES.keys()
+    assert max(stored.values()) <= LARGEST
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name in PICTURES:
+        assert len(re.search(rf"!\[([^\]]+)\]\(images/{re.escape(name)}\)", readme)[1]) > 80
 
 
 def test_every_figure_is_valid_and_says_what_it_shows(drawn):

@@ -1,6 +1,7 @@
 """JupyterLab on a folder, and a page of a real Chromium that drives it, as a reader does.
 
-Playwright comes with `pip install -e '.[browser]'`, Chromium with Debian's package of that name.
+Playwright comes with `pip install -e '.[browser]'`, Chromium with Debian's package of that name;
+$LITELLAMA_CHROMIUM names another one, or, empty, none.
 """
 
 import importlib.util
@@ -20,7 +21,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 AXE = "axe-core@4.14.1"
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-CHROMIUM = next(filter(None, map(shutil.which, NAMES)), "")
+# What $LITELLAMA_CHROMIUM names (none, if it is empty), or else the first that is installed.
+CHROMIUM = os.environ.get("LITELLAMA_CHROMIUM", next(filter(None, map(shutil.which, NAMES)), ""))
 MISSING = [
     what
     for what, there in (

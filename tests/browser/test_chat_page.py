@@ -174,9 +174,10 @@ def test_stop_stops_within_a_second(lesson):
     lesson.page.wait_for_function(
         "() => document.querySelector('.llc-busy .llc-markdown')?.innerText.split(' ').length > 4"
     )
-    rate = float(re.search(r"tokens/s ([\d.]+)", lesson.chat().inner_text())[1])
     took = lesson.page.evaluate(STOP)
     lesson.wait_answer(3)
+    inside = lesson.chat().locator(".llc-inside").inner_text()
+    rate = float(re.search(r"tokens/s ([\d.]+)", inside)[1])
     assert took < 1 + 2 / rate  # a machine that is busy with other things may need long for a step
     assert "stopped" in lesson.chat().locator(".llc-model").last.inner_text()
     lesson.shot("lesson_6_stopped")
