@@ -69,4 +69,4 @@ def test_the_readme_shows_no_table_of_it(tmp_path, monkeypatch, kind):
     summary = load("summary", "benchmarks")
     monkeypatch.setattr(summary, "HERE", tmp_path)
     (tmp_path / "notebooks_x.json").write_text(json.dumps({"kind": kind}))
-    assert summary.summary() == "\n"
+    assert not list(summary.records())
