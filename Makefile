@@ -56,7 +56,7 @@ chat: model ## talk with the model in the terminal
 chat-web: model ## the chat as a page of its own, in the browser
 	@$(BIN)/python -c "import voila" 2>/dev/null || \
 	  $(BIN)/python -m pip install -e '.[web]' -c constraints.txt
-	$(BIN)/voila litellama/course/chat/page.ipynb $(WEB_ARGS)
+	$(BIN)/python -m litellama.course.chat $(WEB_ARGS)
 
 bench: model ## measure the engine against transformers on this machine
 	@$(BIN)/litellama bench $(BENCH_ARGS)

@@ -172,7 +172,8 @@ def test_stop_stops_within_a_second(lesson):
     )
     lesson.send("Tell me a long story about a ship.")
     lesson.page.wait_for_function(
-        "() => document.querySelector('.llc-busy .llc-markdown')?.innerText.split(' ').length > 4"
+        "() => [...document.querySelectorAll('.llc-busy .llc-markdown')].at(-1)"
+        "?.innerText.split(' ').length > 6"
     )
     took = lesson.page.evaluate(STOP)
     lesson.wait_answer(3)
@@ -507,13 +508,14 @@ def test_the_page_by_voila_and_in_notebook_7(desk, tmp_path, smollm2, server):
     """Their own pages log errors of their own; none of them may be about the chat."""
     if not importlib.util.find_spec(server):
         pytest.skip(f"{server} is not installed: the chat was not tried there")
-    shutil.copy(HERE / "page.ipynb", tmp_path)
     port = free_port()
     command = [sys.executable, "-m", server, "--no-browser", f"--port={port}"]
     if server == "voila":
-        command += ["--Voila.ip=127.0.0.1", str(tmp_path / "page.ipynb")]
+        command[2] = "litellama.course.chat"
+        command += ["--Voila.ip=127.0.0.1"]
         url = check = f"http://127.0.0.1:{port}"
     else:
+        shutil.copy(HERE / "page.ipynb", tmp_path)
         command += ["--allow-root", "--IdentityProvider.token=", "--ServerApp.ip=127.0.0.1"]
         command += [f"--ServerApp.root_dir={tmp_path}"]
         url, check = f"http://127.0.0.1:{port}/notebooks/page.ipynb", f"http://127.0.0.1:{port}/api"
@@ -525,12 +527,14 @@ def test_the_page_by_voila_and_in_notebook_7(desk, tmp_path, smollm2, server):
             desk.page.wait_for_timeout(1000)
             desk.page.locator(".jp-Cell .cm-content").first.click()
             desk.page.keyboard.press("Shift+Enter")
-        desk.chat().locator(".llc-title", has_text="context").wait_for(timeout=40_000)
+        desk.chat().locator(".llc-title", has_text="context").wait_for(timeout=180_000)
         desk.send("Name a fruit.")
         desk.wait_answer(1)
         desk.shot(f"elsewhere_{server}")
         assert desk.answer()
         assert not [e for e in desk.errors if re.search("llc|anywidget|esm|Chat", e)]
+        local = (f"http://127.0.0.1:{port}/", f"ws://127.0.0.1:{port}/", "data:", "blob:")
+        assert [asked for asked in desk.requests if not asked.startswith(local)] == []
     finally:
         process.terminate()
         process.wait(20)
