@@ -308,7 +308,7 @@ def test_two_chats_answer_at_once(lab, desk, folder):
 
 
 def test_an_answer_goes_on_while_the_tab_is_closed(lab, desk, folder):
-    desk.open(lab.notebook("closed", *parrot_cells(folder, COUNT[:300], 0.05)))
+    desk.open(lab.notebook("closed", *parrot_cells(folder, COUNT[:300], 0.03)))
     desk.run_all()
     desk.send("count")
     desk.page.wait_for_selector(".llc-busy")
@@ -503,9 +503,14 @@ def test_a_model_that_cannot_be_loaded_is_said(lab, desk, folder):
 # --- elsewhere -----------------------------------------------------------------------------------
 
 
+# What Notebook 7 logs with an empty notebook, and Voilà for an extension of JupyterLab that does
+# not fit into its page.
+THEIRS = re.compile(r"reading 'schema'|module-federation\.io")
+
+
 @pytest.mark.parametrize("server", ["voila", "notebook"])
 def test_the_page_by_voila_and_in_notebook_7(desk, tmp_path, smollm2, server):
-    """Their own pages log errors of their own; none of them may be about the chat."""
+    """As little remote, and as few errors, as on a page without a chat."""
     if not importlib.util.find_spec(server):
         pytest.skip(f"{server} is not installed: the chat was not tried there")
     port = free_port()
@@ -532,7 +537,7 @@ def test_the_page_by_voila_and_in_notebook_7(desk, tmp_path, smollm2, server):
         desk.wait_answer(1)
         desk.shot(f"elsewhere_{server}")
         assert desk.answer()
-        assert not [e for e in desk.errors if re.search("llc|anywidget|esm|Chat", e)]
+        assert [error for error in desk.errors if not THEIRS.search(error)] == []
         local = (f"http://127.0.0.1:{port}/", f"ws://127.0.0.1:{port}/", "data:", "blob:")
         assert [asked for asked in desk.requests if not asked.startswith(local)] == []
     finally:
