@@ -39,6 +39,21 @@ def test_a_link_to_nothing_is_refused(site):
         site.rewrite("[a](nothing.py)", "notebooks/02_softmax.ipynb", "notebooks/02_softmax.ipynb")
 
 
+def test_a_linked_page_that_the_site_has_not_is_refused(tmp_path):
+    (tmp_path / "notes.md").write_text("# Notes\n")
+    with pytest.raises(BookError, match=r"README\.md links to notes\.md, .* PAPERS"):
+        Site(tmp_path, {}).rewrite("[notes](notes.md)", "README.md", "index.md")
+
+
+def test_a_picture_is_shown_from_where_it_lies(tmp_path):
+    site = Site(tmp_path, {})
+    (tmp_path / "plot.png").write_bytes(b"")
+    assert (
+        site.rewrite("![a plot](plot.png)", "card.md", "pages/card.md") == "![a plot](../plot.png)"
+    )
+    assert site.pictures == {"plot.png"}
+
+
 def test_a_planned_lesson_is_not_linked(tmp_path):
     site = Site(tmp_path, {}, frozenset({"notebooks/13_llava.ipynb"}))
     page = "notebooks/02_softmax.ipynb"
