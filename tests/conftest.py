@@ -1,6 +1,7 @@
 """Fixtures shared by all tests: small random checkpoints, and the default model."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import litellama  # noqa: F401  (settles Triton's interpreter before transformer
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+from tests.browser import desk
 from tests.checkpoint_maker import make_llama
 
 LEFT_OUT = pytest.StashKey[int]()
@@ -46,6 +48,24 @@ def smollm2() -> Path:
     if not (folder / "config.json").exists():
         pytest.fail(f"{folder} is not there: run `litellama pull smollm2` (make test does)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator:
+    """A real Chromium, one for all tests: Playwright cannot be begun twice."""
+    if desk.MISSING:
+        pytest.skip(f"no {' and '.join(desk.MISSING)} here: not tried in a browser")
+    with desk.chromium() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The source of axe."""
+    source = desk.axe(tmp_path_factory.mktemp("axe"))
+    if not source:
+        pytest.skip(f"{desk.AXE} cannot be had from npm: the accessibility check is left out")
+    return source
 
 
 @pytest.fixture(scope="module", params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

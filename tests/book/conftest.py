@@ -8,9 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.browser import desk
-from tests.browser.desk import MISSING, chromium
-
 
 @pytest.fixture(scope="session")
 def book(tmp_path_factory) -> Path:
@@ -38,21 +35,3 @@ def address(book):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
-
-
-@pytest.fixture(scope="session")
-def browser():
-    """A real Chromium."""
-    if MISSING:
-        pytest.skip(f"no {' and '.join(MISSING)} here: the book was not read in a browser")
-    with chromium() as started:
-        yield started
-
-
-@pytest.fixture(scope="session")
-def axe(tmp_path_factory) -> str:
-    """The source of axe."""
-    source = desk.axe(tmp_path_factory.mktemp("axe"))
-    if not source:
-        pytest.skip(f"{desk.AXE} cannot be had from npm: the accessibility check is left out")
-    return source

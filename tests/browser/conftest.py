@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.browser import desk as desks
-from tests.browser.desk import MISSING, Desk, Lab, chromium, jupyterlab
+from tests.browser.desk import MISSING, Desk, Lab, jupyterlab
 
 HERE = Path(__file__).parent
 LEFT_OUT = pytest.StashKey[int]()
@@ -49,24 +48,8 @@ def lab(tmp_path_factory) -> Iterator[Lab]:
         yield started
 
 
-@pytest.fixture(scope="session")
-def browser() -> Iterator:
-    """A real Chromium."""
-    with chromium() as started:
-        yield started
-
-
 @pytest.fixture
 def desk(browser, screenshots) -> Iterator[Desk]:
     made = Desk(browser, screenshots)
     yield made
     made.page.close()
-
-
-@pytest.fixture(scope="session")
-def axe(tmp_path_factory) -> str:
-    """The source of axe."""
-    source = desks.axe(tmp_path_factory.mktemp("axe"))
-    if not source:
-        pytest.skip(f"{desks.AXE} cannot be had from npm: the accessibility check is left out")
-    return source
