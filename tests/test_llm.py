@@ -305,3 +305,21 @@ def test_half_precision_runs_on_a_cpu(tiny_llama, llm, dtype):
     error = (half.logits(ids) - exact).norm() / exact.norm()
     assert 0 < error < {"float16": 0.01, "bfloat16": 0.05}[dtype]
     assert len(half.generate(ids, GREEDY)[0].token_ids) == 12
+
+
+@pytest.mark.gpu
+def test_an_engine_on_another_gpu_than_the_current_one(tiny_llama):
+    """Its graphs, events and kernels are all on its own; the current one stays as it was."""
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two GPUs")
+    params = [SamplingParams(temperature=t, seed=1, max_tokens=20, ignore_eos=True) for t in (0, 1)]
+    prompts, engines = [[5, 6, 7], [8, 9]], {}
+    for device in ("cuda:0", "cuda:1"):
+        engines[device] = LLM(tiny_llama, device=device, dtype="float32", kv_cache_tokens=128)
+    texts = {
+        device: [out.token_ids for out in engine.generate(prompts, params)]
+        for device, engine in engines.items()
+    }
+    assert texts["cuda:1"] == texts["cuda:0"]
+    torch.testing.assert_close(*(e.logits([5, 6, 7]) for e in engines.values()))
+    assert torch.cuda.current_device() == 0

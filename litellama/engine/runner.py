@@ -4,6 +4,7 @@ It owns the tensors: the weights, and the KV cache they fill.  Lesson 15 explain
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
@@ -27,6 +28,11 @@ def make_cache(model: Decoder, num_blocks: int, block_size: int) -> torch.Tensor
     shape = (c.num_layers, 2, num_blocks, block_size, c.num_kv_heads, c.head_dim)
     weight = model.embed_tokens
     return torch.empty(shape, dtype=weight.dtype, device=weight.device)
+
+
+def current(device: torch.device) -> AbstractContextManager:
+    """Makes a GPU the current one: streams, events and graphs belong to the current GPU."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def one_word(s: Scheduled) -> bool:
@@ -67,16 +73,17 @@ class Runner:
     @torch.inference_mode()
     def submit(self, step: Step) -> Callable[[], list[int]]:
         """Start a step; the result waits for the next token of each of ``step.sampling``."""
-        if step.copies:
-            sources, targets = torch.tensor(step.copies, device=self.device).unbind(1)
-            self.cache[:, :, targets] = self.cache[:, :, sources]
-        if self._graphs and all(one_word(s) for s in step.scheduled):
-            ids = [self._ids(s)[0] for s in step.scheduled]
-            tokens = self._graphs.run(step.scheduled, ids, self._fill)
-        else:
-            tokens = self.run(step)
-        self._places = {s.request: i for i, s in enumerate(step.sampling)}
-        return self._bring(tokens)
+        with current(self.device):
+            if step.copies:
+                sources, targets = torch.tensor(step.copies, device=self.device).unbind(1)
+                self.cache[:, :, targets] = self.cache[:, :, sources]
+            if self._graphs and all(one_word(s) for s in step.scheduled):
+                ids = [self._ids(s)[0] for s in step.scheduled]
+                tokens = self._graphs.run(step.scheduled, ids, self._fill)
+            else:
+                tokens = self.run(step)
+            self._places = {s.request: i for i, s in enumerate(step.sampling)}
+            return self._bring(tokens)
 
     def run(self, step: Step) -> torch.Tensor:
         """Compute a step of any kind; int64 [n], the next token of each of ``step.sampling``."""

@@ -100,7 +100,7 @@ def uses_triton(x: torch.Tensor) -> bool:
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **meta: Any) -> None:
-    """Run ``kernel[grid](*args, **meta)``; in the interpreter, carry bfloat16 through float32.
+    """Run ``kernel[grid](*args, **meta)`` on the GPU that holds the first argument, a tensor.
 
     Triton's interpreter gives silently wrong bfloat16 results (numpy has no such type), so there
     each bfloat16 tensor is copied to a float32 one of the same strides, and copied back after.
@@ -109,7 +109,8 @@ def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **meta: Any) -> None:
         return  # nothing to do, and a grid of zero programs is an error on a GPU
     if not interpreting():
         overlap = {"launch_pdl": True} if meta.get("OVERLAP") else {}
-        kernel[grid](*args, **meta, **overlap)
+        with torch.cuda.device_of(args[0]):  # Triton asks torch for the current one
+            kernel[grid](*args, **meta, **overlap)
         return
     carried = [_as_float32(arg) for arg in args]
     kernel[grid](*carried, **meta)

@@ -70,6 +70,17 @@ def test_the_torch_version_says_the_same(name, device):
 
 
 @every_kernel
+@pytest.mark.gpu
+def test_the_gpu_of_the_tensors_is_used(name):
+    """Whichever GPU is the current one."""
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two GPUs")
+    check(KERNELS[name], tensors(KERNELS[name], "cuda:1"))
+    torch.cuda.synchronize("cuda:1")
+    assert torch.cuda.current_device() == 0
+
+
+@every_kernel
 @pytest.mark.parametrize("default", [torch.bfloat16, torch.float64], ids=str)
 def test_torch_s_default_dtype_changes_nothing(name, default, device):
     """What a kernel keeps for itself is float32, also in a program that computes in another."""
