@@ -19,7 +19,7 @@ def kernels_in(source: str) -> dict[str, str]:
     found = {}
     for node in ast.parse(source).body:
         decorators = getattr(node, "decorator_list", [])
-        if any(ast.unparse(decorator) == "triton.jit" for decorator in decorators):
+        if any(ast.unparse(decorator).startswith("triton.jit") for decorator in decorators):
             text = lines[decorators[0].lineno - 1 : node.end_lineno]
             found[node.name] = "\n".join(text)
     return found

@@ -80,6 +80,8 @@ class DecodeGraphs:
         self.sampling = SamplingBatch(self.max_num_seqs, model.config.vocab_size, self.device)
         self._graphs: dict[Shape, torch.cuda.CUDAGraph] = {}
         self._pool = torch.cuda.graph_pool_handle()
+        # All are captured on one stream of this GPU: of another the pool takes no memory back.
+        self._stream: torch.cuda.Stream | None = None
         self._query_starts = torch.arange(rows + 1, dtype=torch.int32, device=self.device)
 
     def run(self, scheduled: Sequence[Scheduled], ids: Sequence[int], fill: Fill) -> torch.Tensor:
@@ -174,14 +176,18 @@ class DecodeGraphs:
         self._longs.zero_()
         self._longs[2 * shape.size : 3 * shape.size] = -1
         self._ints.zero_()
-        side = torch.cuda.Stream(self.device)
-        side.wait_stream(torch.cuda.current_stream(self.device))
+        if self._stream is None:
+            self._stream = torch.cuda.Stream(self.device)
+        side, here = self._stream, torch.cuda.current_stream(self.device)
+        side.wait_stream(here)
         with torch.cuda.stream(side):
             self._step(shape)
-        torch.cuda.current_stream(self.device).wait_stream(side)
+        here.wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         # Other threads may use the GPU meanwhile: their calls are none of this capture's.
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+        with torch.cuda.graph(
+            graph, pool=self._pool, stream=side, capture_error_mode="thread_local"
+        ):
             self._step(shape)
         self.tokens.copy_(sampled)
         return graph

@@ -40,7 +40,7 @@ if HAS_TRITON:
     triton = importlib.import_module("triton")
     tl = importlib.import_module("triton.language")
 else:  # macOS, Windows: the kernels stay importable and readable, and torch runs
-    triton = types.SimpleNamespace(jit=lambda function: function)
+    triton = types.SimpleNamespace(jit=lambda function=None, **_: function or (lambda f: f))
     tl = types.SimpleNamespace(constexpr=int)
 
 

@@ -28,7 +28,7 @@ from litellama.kernels.backend import (
 MAX_FEW_ROWS = 32
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T"])
 def few_rows_kernel(
     x_ptr, weight_ptr, bias_ptr, residual_ptr, out_ptr,
     T, N, K, x_stride, weight_stride, residual_stride,

@@ -143,7 +143,7 @@ def attend(
     return weighted, maximum, total
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S"])  # each count of sequences would be compiled when it is met
 def flash_attention_varlen_kernel(
     q_ptr, k_ptr, v_ptr, out_ptr, query_starts_ptr, seq_lens_ptr, block_table_ptr, scale_log2, S,
     q_token_stride, q_head_stride, out_token_stride, out_head_stride,
@@ -220,7 +220,7 @@ def flash_attention_varlen(
         (D**-0.5 if scale is None else scale) * LOG2_E, S,
         q.stride(0), q.stride(1), out.stride(0), out.stride(1),
         *k_cache.stride()[:3], batch.block_table.stride(0),
-        GROUP=GROUP, D=D, BLOCK_SIZE=BLOCK_SIZE, BLOCK_S=next_power_of_2(S),
+        GROUP=GROUP, D=D, BLOCK_SIZE=BLOCK_SIZE, BLOCK_S=max(next_power_of_2(S), 256),
         BLOCK_M=BLOCK_M, BLOCK_N=BLOCK_N, BLOCK_D=BLOCK_D,
         num_warps=num_warps, num_stages=stages(num_stages + 2),  # a look into the table goes before
     )  # fmt: skip

@@ -149,6 +149,7 @@ class Compiler:
         options = {key: meta.pop(key) for key in ("num_warps", "num_stages") if key in meta}
         given = dict(zip(kernel.arg_names, args, strict=False)) | meta
         constants = {p.name: given[p.name] for p in kernel.params if p.is_constexpr}
+        unspecialised = {p.name for p in kernel.params if p.do_not_specialize}
         constants |= {name: None for name, value in given.items() if value is None}
         signature = {
             name: "constexpr" if name in constants else type_of(value)
@@ -157,7 +158,7 @@ class Compiler:
         hints = {
             (kernel.arg_names.index(name),): [["tt.divisibility", 16]]
             for name, value in given.items()
-            if name not in constants and is_multiple_of_16(value)
+            if name not in {*constants, *unspecialised} and is_multiple_of_16(value)
         }
         if meta.get("OVERLAP"):
             options["launch_pdl"] = True
