@@ -27,7 +27,8 @@ Scenes drawn by `litellama/shapes/scenes.py`: {shapes}; {colours}; small and lar
 outlined, turned, on plain and shaded backgrounds with noise. The questions and their one true
 answer are made by `litellama/shapes/questions.py`. No photographs, and no data of anybody else.
 
-{steps} steps of {batch} pictures with {turns} questions each, in {minutes:.1f} minutes on one
+{sight_steps} steps in which the tower alone learns to tell what is centred in each patch, then
+{steps} steps of {batch} pictures with {turns} questions each: in all {minutes:.1f} minutes on one
 {device}, with low-rank changes of rank {rank} to SmolLM2, merged. Seed {seed}.
 To train it again: `python -m litellama.shapes.train OUT`.
 
@@ -75,20 +76,23 @@ def card(training: dict[str, Any], evaluation: dict[str, Any]) -> str:
         device=training["device"],
         rows="\n".join(rows),
         size=scenes.SIZE,
-        **{key: recipe[key] for key in ("steps", "batch", "turns", "rank", "seed")},
+        **{key: recipe[key] for key in ("steps", "sight_steps", "batch", "turns", "rank", "seed")},
     )
 
 
 def plot(training: dict[str, Any], path: Path) -> None:
-    """The losses over the steps, on logarithmic axes."""
+    """The losses over the steps, of learning to see and of what follows it."""
     from litellama.course import figures
     from litellama.course.drawing import PALETTE
 
     figure, axes = figures.canvas()
-    steps = [entry["step"] + 1 for entry in training["losses"]]
+    before = training["recipe"]["sight_steps"]
     for name, colour in (("answers", "blue"), ("patches", "grey")):
-        axes.plot(steps, [e[name] for e in training["losses"]], color=PALETTE[colour], label=name)
-    axes.set(xscale="log", yscale="log", xlabel="step", ylabel="cross-entropy")
+        entries = [(e["step"] - before, e) for e in training["sight"]] if name == "patches" else []
+        entries += [(e["step"], e) for e in training["losses"]]
+        values = [entry[name] for _, entry in entries]
+        axes.plot([at for at, _ in entries], values, color=PALETTE[colour], label=name)
+    axes.set(yscale="log", xlabel="step; before 0 the tower alone", ylabel="cross-entropy")
     axes.legend(frameon=False)
     path.write_bytes(figures.png(figure))
 

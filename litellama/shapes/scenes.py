@@ -9,10 +9,13 @@ import math
 from dataclasses import dataclass, fields
 
 import torch
+import torch.nn.functional as F
 
 SIZE = 96  # pixels of an edge
 MAX_OBJECTS = 5
-CELLS = 3  # shapes stand in different cells of a 3 x 3 grid, so that none covers another
+# Shapes stand in different cells of a grid, so that none covers another: cells of an edge, by the
+# number of shapes.
+GRIDS = {1: (1, 2, 3), 2: (2, 3), 3: (2, 3), 4: (2, 3), 5: (3,)}
 
 SHAPES = ("circle", "square", "triangle", "star", "cross")
 # Hue in turns, saturation and value; each is varied a little.
@@ -25,7 +28,9 @@ COLOURS = {
     "purple": (0.77, 0.65, 0.7),
 }
 SIZES = ("small", "large")
-RADII = ((7.0, 9.0), (12.0, 15.0))  # pixels, of small and of large shapes
+WAVES = (2, 3, 5)  # along a turn around a shape that is drawn by an unsteady hand
+RADII = ((7.0, 9.0), (12.0, 15.0))  # pixels, of small and of large shapes on the finest grid
+FILLED = 0.45  # of a wider cell, the radius of the largest shape in it
 
 
 @dataclass(frozen=True)
@@ -35,8 +40,9 @@ class Scenes:
     count: int64 [B]; the first ``count`` objects of a scene exist.  shape, colour, size: int64
     [B, N], indices of the names above.  x, y: float32 [B, N], centres in pixels, y downwards.
     radius, angle: float32 [B, N], in pixels and radians.  line: float32 [B, N], 0 for a filled
-    shape, else the width of its outline in pixels.  tint: float32 [B, N, 3], what is added to hue,
-    saturation and value.
+    shape, else the width of its outline in pixels.  wobble: float32 [B, N, 3], how far the outline
+    leaves its course in waves of ``WAVES`` a turn, as shares of the radius.  tint: float32
+    [B, N, 3], what is added to hue, saturation and value.
     """
 
     count: torch.Tensor
@@ -48,6 +54,7 @@ class Scenes:
     radius: torch.Tensor
     angle: torch.Tensor
     line: torch.Tensor
+    wobble: torch.Tensor
     tint: torch.Tensor
 
     def to(self, device: torch.device) -> "Scenes":
@@ -67,17 +74,23 @@ def draw_scenes(
         return torch.randint(high, shape, generator=generator)
 
     N = MAX_OBJECTS
+    count = torch.tensor(counts)[integers(batch, high=len(counts))]
+    cells = torch.tensor([random_grid(n, generator) for n in count.tolist()])[:, None]
+    width = SIZE / cells
     size = integers(batch, N, high=2)
     radii = torch.tensor(RADII)[size]
-    radius = radii[..., 0] + (radii[..., 1] - radii[..., 0]) * uniform(batch, N)
-    cell = torch.rand(batch, CELLS * CELLS, generator=generator).argsort(dim=1)[:, :N]
-    width = SIZE / CELLS
+    # In wider cells the large shapes may be larger.
+    most = torch.where(size == 1, torch.maximum(radii[..., 1], FILLED * width), radii[..., 1])
+    radius = radii[..., 0] + (most - radii[..., 0]) * uniform(batch, N)
+    # Cells in random order, those that the scene's grid does not have last.
+    order = torch.rand(batch, 9, generator=generator) + (torch.arange(9) >= cells**2)
+    cell = order.argsort(dim=1)[:, :N]
     room = (width / 2 - radius).clamp(min=0)  # how far a centre may leave the middle of its cell
-    x = (cell % CELLS + 0.5) * width + room * uniform(batch, N, low=-1)
-    y = (cell // CELLS + 0.5) * width + room * uniform(batch, N, low=-1)
-    outlined = uniform(batch, N) < 0.35
+    x = (cell % cells + 0.5) * width + room * uniform(batch, N, low=-1)
+    y = (cell // cells % cells + 0.5) * width + room * uniform(batch, N, low=-1)
+    outlined, unsteady = uniform(batch, N) < 0.35, uniform(batch, N, 1) < 0.5
     return Scenes(
-        count=torch.tensor(counts)[integers(batch, high=len(counts))],
+        count=count,
         shape=integers(batch, N, high=len(SHAPES)),
         colour=integers(batch, N, high=len(COLOURS)),
         size=size,
@@ -86,8 +99,15 @@ def draw_scenes(
         radius=radius,
         angle=uniform(batch, N, high=2 * math.pi),
         line=torch.where(outlined, uniform(batch, N, low=2.0, high=4.0), 0.0),
+        wobble=unsteady * uniform(batch, N, len(WAVES), low=-0.03, high=0.03),
         tint=uniform(batch, N, 3, low=-1) * torch.tensor([0.018, 0.12, 0.12]),
     )
+
+
+def random_grid(count: int, generator: torch.Generator) -> int:
+    """Cells of an edge for a scene of ``count`` objects."""
+    choices = GRIDS[count]
+    return choices[int(torch.randint(len(choices), (), generator=generator))]
 
 
 def paint(scenes: Scenes, device: torch.device, seed: int) -> torch.Tensor:
@@ -99,6 +119,10 @@ def paint(scenes: Scenes, device: torch.device, seed: int) -> torch.Tensor:
     for i in range(MAX_OBJECTS):
         shown = (cover[:, i] * (i < s.count)[:, None, None])[:, None]
         picture = picture + shown * (colour[:, i, :, None, None] - picture)
+    # A lens that is not sharp: from nothing to the mean of three pixels in both directions.
+    soft = torch.rand(len(s.count), 1, 1, 1, generator=generator, device=device)
+    near = F.avg_pool2d(F.pad(picture, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    picture = picture + (2 * soft - 1).clamp(min=0) * (near - picture)
     strength = 0.06 * torch.rand(len(s.count), 1, 1, 1, generator=generator, device=device)
     noise = torch.randn(picture.shape, generator=generator, device=device)
     return (picture + strength * noise).clamp(0, 1)
@@ -135,6 +159,9 @@ def covers(s: Scenes) -> torch.Tensor:
     distance = signed_distance(
         dx * cos + dy * sin, dy * cos - dx * sin, s.radius[..., None, None], s.shape
     )
+    turn = torch.atan2(dy, dx)
+    for waves, share in zip(WAVES, s.wobble.unbind(-1), strict=True):
+        distance = distance + (s.radius * share)[..., None, None] * (waves * turn).sin()
     line = s.line[..., None, None]
     # An outline is what is nearer to the edge than half its width.
     distance = torch.where(line > 0, (distance + line / 2).abs() - line / 2, distance)

@@ -30,6 +30,7 @@ def one(shape: str, **changes) -> Scenes:
         "radius": torch.full((1, N), 20.0),
         "angle": torch.zeros(1, N),
         "line": torch.zeros(1, N),
+        "wobble": torch.zeros(1, N, 3),
         "tint": torch.zeros(1, N, 3),
     }
     return Scenes(**(settings | changes))
@@ -101,8 +102,28 @@ def test_no_two_objects_of_a_scene_have_their_centres_in_one_another():
     gap = torch.hypot(
         drawn.x[:, :, None] - drawn.x[:, None], drawn.y[:, :, None] - drawn.y[:, None]
     )
-    gap += 1e3 * torch.eye(MAX_OBJECTS)
+    there = torch.arange(MAX_OBJECTS) < drawn.count[:, None]
+    gap += 1e3 * torch.eye(MAX_OBJECTS) + 1e3 * ~(there[:, :, None] & there[:, None])
     assert (gap > drawn.radius[:, :, None]).all()
+
+
+def test_large_objects_fill_wide_cells_and_small_ones_stay_small():
+    drawn = draw(500, counts=(1,))
+    small, large = (drawn.radius[drawn.size == size] for size in (0, 1))
+    assert (small.min() >= 7, small.max() <= 9, large.min() >= 12) == (True, True, True)
+    assert 40 < large.max() <= scenes.FILLED * SIZE
+    assert draw(500, counts=(5,)).radius.max() <= 15
+
+
+def test_an_unsteady_hand_moves_the_outline_by_its_share_of_the_radius():
+    wobble = torch.zeros(1, MAX_OBJECTS, 3)
+    wobble[..., 0] = 0.1
+    steady, moved = (scenes.covers(one("circle", wobble=w))[0, 0] for w in (0 * wobble, wobble))
+    rows = torch.arange(SIZE) + 0.5 - SIZE / 2
+    turn = torch.atan2(rows[:, None], rows[None])
+    inwards, outwards = (2 * turn).sin() > 0.2, (2 * turn).sin() < -0.2
+    assert moved[inwards].sum() < 0.95 * steady[inwards].sum()
+    assert moved[outwards].sum() > 1.05 * steady[outwards].sum()
 
 
 def test_objects_beyond_the_count_are_not_painted():

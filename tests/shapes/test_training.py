@@ -41,7 +41,7 @@ from litellama.shapes.train import (
 from tests.checkpoint_maker import roughen
 
 pytestmark = pytest.mark.model
-TINY = Recipe(steps=4, batch=3, texts=1, warmup=2, rank=2)
+TINY = Recipe(steps=4, batch=3, texts=1, warmup=2, rank=2, sight_steps=3, sight_batch=4)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,8 @@ def trained(language, tokenizer, tmp_path_factory) -> Path:
     tensors, log = train(
         load(language), tokenizer, TINY, torch.device("cpu"), texts, report=lambda text: None
     )
-    assert [entry["step"] for entry in log] == [0, 3]
+    assert [entry["step"] for entry in log["losses"]] == [0, 3]
+    assert [entry["step"] for entry in log["sight"]] == [0, 2]
     path = tmp_path_factory.mktemp("trained") / "weights.safetensors"
     save_file(tensors, path)
     return path
@@ -241,12 +242,13 @@ def test_the_card_says_what_was_measured(tmp_path):
     }
     losses = [{"step": step, "answers": 3 / (step + 1), "patches": 1.0} for step in (0, 20, 39)]
     training = {"recipe": asdict(TINY), "seconds": 90.0, "device": "a GPU", "losses": losses}
+    training["sight"] = [{"step": step, "patches": 2.0} for step in (0, 2)]
     (tmp_path / "training.json").write_text(json.dumps(training))
     (tmp_path / "evaluation.json").write_text(json.dumps(evaluation))
     card.main(tmp_path)
     text = (tmp_path / "MODEL_CARD.md").read_text()
     assert "| count up to five | 98.7% | 65.4% | 25.0% |" in text
-    assert "4 steps of 3 pictures with 3 questions each, in 1.5 minutes on one\na GPU" in text
+    assert "4 steps of 3 pictures with 3 questions each: in all 1.5 minutes on one\na GPU" in text
     assert Image.open(tmp_path / "losses.png").width > 300
 
 
