@@ -342,7 +342,15 @@ def tensors_of(eyes: Eyes, language: nn.Module) -> dict[str, torch.Tensor]:
 TOPICS = (
     "the moon", "bread", "rivers", "Python", "music", "the heart", "bees", "history", "chess",
     "winter", "gravity", "tea", "Paris", "sleep", "volcanoes", "money", "dogs", "the sea",
-    "poetry", "bridges", "football", "atoms", "kindness", "trains", "gardens",
+    "poetry", "bridges", "football", "atoms", "kindness", "trains", "gardens", "France", "Egypt",
+    "Japan", "Brazil", "Kenya", "Canada", "India", "the sun", "stars", "rain", "salt", "glass",
+    "paper", "cats", "horses", "whales", "birds", "trees", "mountains", "deserts", "islands",
+    "cities", "farms", "markets", "schools", "books", "letters", "numbers", "clocks", "maps",
+    "painting", "dance", "theatre", "films", "cooking", "rice", "apples", "coffee", "chocolate",
+    "cheese", "running", "swimming", "bicycles", "ships", "aeroplanes", "computers", "robots",
+    "the internet", "electricity", "light", "sound", "heat", "water", "air", "soil", "medicine",
+    "dreams", "memory", "friendship", "courage", "work", "holidays", "families", "children",
+    "old age", "language", "law", "peace", "voting", "trade", "castles", "pyramids", "dinosaurs",
 )  # fmt: skip
 PROMPTS = (
     "Tell me about {}.",
@@ -353,15 +361,27 @@ PROMPTS = (
     "Hello! Can we talk about {}?",
     "Why do people like {}?",
     "Write one sentence about {}.",
+    "What should I know about {}?",
+    "What is the first thing you think of when you hear of {}?",
+    "Give me a question about {}, and its answer.",
+    "How did {} change the world?",
+    "Write an email to a friend about {}.",
+    "What is the most famous example of {}?",
+    "Where can I learn more about {}?",
+    "Is it true that everybody knows {}?",
 )
 
 
 def own_texts(folder: Path, device: torch.device, tokens: int = 80) -> list[tuple[str, str]]:
-    """What the unchanged model says to ``PROMPTS`` about ``TOPICS``: (question, answer)."""
+    """What the unchanged model says to ``PROMPTS`` about ``TOPICS``: (question, answer).
+
+    Over a thousand of them: a few hundred, each said again hundreds of times, would be learnt by
+    heart, and the rest of what the model knows would fade.
+    """
     from litellama import LLM, SamplingParams
 
     llm = LLM(
-        folder, device=device.type, max_num_seqs=64, max_seq_len=512, kv_cache_tokens=64 * 512
+        folder, device=device.type, max_num_seqs=256, max_seq_len=256, kv_cache_tokens=256 * 256
     )
     asked = [prompt.format(topic) for prompt in PROMPTS for topic in TOPICS]
     ids = [llm.chat_prompt([{"role": "user", "content": text}]) for text in asked]
