@@ -54,6 +54,7 @@ def picture(*sketches: Sketch) -> "np.ndarray":
         radius=row([s.radius for s in sketches], real),
         angle=none,
         line=none,
+        wobble=none[..., None].expand(1, -1, 3),
         tint=none[..., None].expand(1, -1, 3),
     )
     painted = torch.full((3, SIZE, SIZE), BACKGROUND)
