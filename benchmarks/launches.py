@@ -54,11 +54,16 @@ def main() -> int:
             measure_model(model, args, record)
         except Exception as error:  # out of memory, or a preset that is not there
             note(record, f"{model}: {error!r}")
+        write(record, args.output)  # after each, so that one that is stopped costs no other
+    print(f"wrote {args.output}: {len(record['cases'])} cases")
+    return int(bool(record["failed"]))
+
+
+def write(record: dict[str, Any], path: str) -> None:
+    """One line for each case."""
     text = json.dumps(record, ensure_ascii=False, separators=(",", ":"))
     text = text.replace('{"model"', '\n{"model"').replace('"failed":', '\n"failed":')
-    Path(args.output).write_text(text + "\n", encoding="utf-8")
-    print(f"wrote {args.output}: {len(text) / 1e3:.0f} kB, {len(record['cases'])} cases")
-    return int(bool(record["failed"]))
+    Path(path).write_text(text + "\n", encoding="utf-8")
 
 
 def arguments() -> argparse.Namespace:
