@@ -4,6 +4,7 @@
 15 measures with them where the reader has one.
 """
 
+import itertools
 import json
 import statistics
 import tempfile
@@ -14,9 +15,9 @@ from typing import Any
 
 import torch
 
-# The host sleeps twice as long between the steps of a trace, to tell them apart; a stall of a slow
-# host inside a step, which may take 20 ms, must not look like that.
-GAP_US = 50_000.0
+# The host sleeps so long between the steps of a trace, to tell them apart: the longest pauses are
+# those, also where a slow host stalls inside a step.
+GAP_US = 100_000.0
 TRACED = 5  # steps in a trace, of which one is kept
 # What a kernel's long name contains, and what it is called in the record; the first match counts.
 SHORT = [
@@ -79,7 +80,7 @@ def trace(step: Step, activities: list[Any]) -> list[Event]:
     torch.cuda.synchronize()
     with torch.profiler.profile(activities=activities) as profiler:
         for _ in range(TRACED):
-            time.sleep(2e-6 * GAP_US)
+            time.sleep(1e-6 * GAP_US)
             step()
             torch.cuda.synchronize()
     with tempfile.TemporaryDirectory() as folder:
@@ -100,13 +101,12 @@ def one_step(events: list[Event]) -> dict[str, Any]:
     work.sort(key=lambda e: e["ts"])
     calls = [e for e in events if e.get("cat") in ("cuda_runtime", "cuda_driver")]
     launched_by = {e.get("args", {}).get("correlation"): e for e in calls}
-    steps: list[list[Event]] = []
-    for event in work:
-        if not steps or event["ts"] - end_of(steps[-1][-1]) > GAP_US:
-            steps.append([])
-        steps[-1].append(event)
-    if len(steps) != TRACED:
-        raise RuntimeError(f"found {len(steps)} steps in a trace of {TRACED}")
+    pauses = [(b["ts"] - end_of(a), i + 1) for i, (a, b) in enumerate(itertools.pairwise(work))]
+    found = [i for pause, i in sorted(pauses, reverse=True)[: TRACED - 1] if pause > 0.5 * GAP_US]
+    if len(found) != TRACED - 1:
+        raise RuntimeError(f"found {len(found) + 1} steps in a trace of {TRACED}")
+    borders = [0, *sorted(found), len(work)]
+    steps = [work[start:stop] for start, stop in itertools.pairwise(borders)]
     steps.sort(key=lambda step: end_of(step[-1]) - step[0]["ts"])
     return as_line(steps[TRACED // 2], launched_by)
 

@@ -143,7 +143,7 @@ def flash_decoding(
     (S, Hq, D), (_, BLOCK_SIZE, Hkv, _) = q.shape, k_cache.shape
     GROUP, BLOCK_D = Hq // Hkv, max(next_power_of_2(D), 16)  # tl.dot takes no fewer than 16
     BLOCK_N = min(64, 16384 // (BLOCK_D * q.element_size()))  # of keys 16 KiB at most
-    overlap = can_overlap(q.device)
+    overlap = S == 1 and can_overlap(q.device)  # of more rows it costs: see few_rows.py
     blocks = min(triton.cdiv(batch.max_seq_len, BLOCK_N), MAX_SPLITS)
     splits = choose_splits(S * Hkv, blocks, slots(q.device))
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)

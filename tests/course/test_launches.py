@@ -17,7 +17,7 @@ def trace() -> list[dict]:
     """Five steps of two kernels; the third is the step of middle length."""
     events: list[dict] = [{"ph": "M", "name": "process_name"}]
     for step, length in enumerate((9.0, 1.0, 5.0, 7.0, 3.0)):
-        start = 2 * tracing.GAP_US * step
+        start = tracing.GAP_US * step
         for i in range(2):
             number = 2 * step + i
             events.append(event("cuda_driver", start + 4 * i, 3.0, number, "cuLaunchKernel"))
@@ -31,6 +31,17 @@ def test_a_trace_gives_the_step_of_middle_length():
     assert line["kernels"] == [[0, 0, 5.0, 5.0], [0, 1, 9.0, 5.0]]
     assert line["names"] == ["k"]
     assert (line["busy_us"], line["span_us"], line["lost"]) == (9.0, 14.0, 0)
+
+
+def test_a_stall_inside_a_step_does_not_part_it():
+    events = trace()
+    for event in events:
+        if event.get("args", {}).get("correlation") == 5:  # the second kernel of the middle step
+            event["ts"] += 0.7 * tracing.GAP_US if event["cat"] == "kernel" else 0.0
+        elif event.get("args", {}).get("correlation", 0) > 5:
+            event["ts"] += 0.8 * tracing.GAP_US
+    line = tracing.one_step(events)
+    assert [kernel[1] for kernel in line["kernels"]] == [0, 1]
 
 
 def test_a_kernel_whose_launch_was_lost_is_counted():

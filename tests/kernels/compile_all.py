@@ -102,24 +102,25 @@ def launch_heads(dtype: torch.dtype, head_dim: int) -> None:
     dense = ones(dtype, 1, kv_heads, 4096, head_dim)
     kernels.flash_attention_v1(dense, dense, dense)
     kernels.flash_attention(dense, dense, dense)
-    lengths = [(1, 4096), (4096, 4096)]  # new tokens, keys
+    lengths = [(1, 4096, 1), (4096, 4096, 1)]  # new tokens, keys, sequences
     if head_dim in WITH_FEW_QUERIES:
         kernels.flash_attention(dense[:, :, :1], dense, dense, causal=False)
-        lengths.append((1, 1))  # decoding with the keys in one part, and so without a merge
-    for new, keys in lengths:
+        # Decoding of several; and with the keys in one part, so without a merge.
+        lengths += [(1, 4096, 2), (1, 1, 1)]
+    for new, keys, sequences in lengths:
         batch = kernels.AttentionBatch(
-            query_starts=torch.tensor([0, new], dtype=torch.int32),
-            seq_lens=torch.tensor([keys], dtype=torch.int32),
-            block_table=torch.zeros(1, 4096 // block_size, dtype=torch.int32),
-            slots=torch.zeros(new, dtype=torch.int64),
+            query_starts=new * torch.arange(sequences + 1, dtype=torch.int32),
+            seq_lens=torch.full((sequences,), keys, dtype=torch.int32),
+            block_table=torch.zeros(sequences, 4096 // block_size, dtype=torch.int32),
+            slots=torch.zeros(sequences * new, dtype=torch.int64),
             block_size=block_size,
             max_query_len=new,
             max_seq_len=keys,
         )
-        packed = ones(dtype, new, 4 * kv_heads, head_dim)
+        packed = ones(dtype, sequences * new, 4 * kv_heads, head_dim)
         if batch.is_decode:
             kernels.flash_decoding(packed, cache, cache, batch)
-        if new > 1 or head_dim in WITH_FEW_QUERIES:
+        if sequences == 1 and (new > 1 or head_dim in WITH_FEW_QUERIES):
             kernels.flash_attention_varlen(packed, cache, cache, batch)
 
 
