@@ -164,10 +164,10 @@ def parameters(c: ModelConfig) -> int:
     """Weights that a step of a decoder reads: all but an embedding that only looks rows up."""
     import torch
 
-    from litellama.models import empty_model
+    from litellama.models import decoder_of, empty_model
 
-    model = empty_model(c, torch.device("meta"), torch.bfloat16)
-    count = sum(p.numel() for p in model.parameters())
+    decoder = decoder_of(empty_model(c, torch.device("meta"), torch.bfloat16))
+    count = sum(p.numel() for p in decoder.parameters())
     return count - (0 if c.tie_word_embeddings else c.vocab_size * c.hidden_size)
 
 
