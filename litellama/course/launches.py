@@ -106,15 +106,20 @@ def draw_sizes(axes: "Axes", requests: int) -> None:
     axes.spines[:].set_visible(False)
 
 
-def draw_lines(axes: "Axes", steps: dict[str, tuple[Spans, Spans]], stop: float) -> None:
-    """For each way one line of the host's launches and one of the GPU's kernels."""
+def draw_lines(
+    axes: "Axes", steps: dict[str, tuple[Spans, Spans]], stop: float, edge: float = 0.6
+) -> None:
+    """For each way one line of the host's launches and one of the GPU's kernels, up to ``stop``.
+
+    edge: the width of the light line around each, in points.
+    """
     labels = []
     for row, (launches, kernels) in enumerate(steps.values()):
         for line, (spans, colour) in enumerate(((launches, "orange"), (kernels, "blue"))):
             y = 2.6 * row + line
             wide = [(start, end - start) for start, end in spans if start < stop]
             axes.broken_barh(
-                wide, (y - 0.38, 0.76), facecolor=PALETTE[colour], edgecolor=CARD, linewidth=0.6
+                wide, (y - 0.38, 0.76), facecolor=PALETTE[colour], edgecolor=CARD, linewidth=edge
             )
             labels.append((y, "host launches" if line == 0 else "GPU computes"))
     for row, name in enumerate(steps):
@@ -170,8 +175,8 @@ def measure(model: str, graphs: Any, steps: int = 50) -> Case:
     return case
 
 
-def show_timeline(case: Case | None, first_us: float = 150.0) -> None:
-    """The first microseconds of a case's step, launched one by one and as a graph."""
+def show_timeline(case: Case | None) -> None:
+    """A case's step as a graph, and as much of it as is launched one by one in the same time."""
     ways = [way for way in (EAGER, GRAPH) if case and "kernels" in case["timeline"].get(way, {})]
     if case is None or not ways:
         print(NOTHING)
@@ -179,8 +184,9 @@ def show_timeline(case: Case | None, first_us: float = 150.0) -> None:
     lines = {way: case["timeline"][way] for way in ways}
     steps = {f"{WORDS[way]}: {_busy(line)}": spans_of(line) for way, line in lines.items()}
     figure, axes = canvas(7.5, 1.2 + 1.15 * len(steps))
-    draw_lines(axes, steps, first_us)
-    title = f"the first {first_us:g} µs of a decode step: {_name(case)}"
+    stop = lines[ways[-1]]["span_us"]
+    draw_lines(axes, steps, stop, edge=0.1)
+    title = f"the first {stop:,.0f} µs of a decode step: {_name(case)}"
     figure.suptitle(title, x=0.02, ha="left", fontsize=10.5)
     show(figure, f"{title}. {'; '.join(steps)}.")
 
