@@ -28,12 +28,15 @@ class Queue:
     """Requests that are all there at the start; lengths are uniform in shortest .. longest.
 
     Each prompt and each answer has a length of its own; answers are sampled at temperature 0.6.
+    max_step_tokens: as nano-vllm's max_num_batched_tokens; nobody is kept waiting here by a long
+    step, and fewer of them compute the prompts.
     """
 
     requests: int = 256
     shortest: int = 100
     longest: int = 1024
     max_num_seqs: int = 256
+    max_step_tokens: int = 16384
     repeats: int = 2
     seed: int = 0
 
@@ -80,6 +83,7 @@ def run_queue(
             device=device,
             dtype=dtype,
             max_num_seqs=work.max_num_seqs,
+            max_step_tokens=work.max_step_tokens,
             max_seq_len=2 * work.longest,
             block_size=BLOCK_SIZE,
         )

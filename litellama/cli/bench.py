@@ -78,6 +78,7 @@ def queue(
     shortest: Annotated[int, typer.Option(help="Fewest tokens of a prompt or an answer.")] = 100,
     longest: Annotated[int, typer.Option(help="Most tokens of a prompt or an answer.")] = 1024,
     max_num_seqs: Annotated[int, typer.Option(help="Most requests in one step.")] = 256,
+    max_step_tokens: Annotated[int, typer.Option(help="Most tokens in one step.")] = 16384,
     repeats: Annotated[int, typer.Option(help="Timed repetitions.")] = 2,
     output: Output = None,
 ) -> None:
@@ -85,7 +86,7 @@ def queue(
     from litellama.bench import serving
 
     _check_writable(output)
-    work = serving.Queue(requests, shortest, longest, max_num_seqs, repeats)
+    work = serving.Queue(requests, shortest, longest, max_num_seqs, max_step_tokens, repeats)
     with stderr().status("starting") as status:
         record = serving.run_queue(model, work, device, dtype, progress=_progress(status))
     memory = record.get("peak_memory_bytes")
