@@ -7,7 +7,7 @@ instruction wants, the tokens, padded to 16, its columns.  What comes after the 
 way, as in ``matvec``: SwiGLU, for which a tile is half gate and half up, and the residual add.  A
 norm before it is not: the blocks of x would go through registers on their way to the tensor cores,
 which cost more, on an H100, than a kernel for the norm.  Nor does the next kernel start early, as
-after ``matvec``: it would hold the shared memory that the last programs of this one still need (a
+after ``matvec``, perhaps because it holds shared memory that the last programs of this one need (a
 step of Llama-3.2-1B with 8 rows took 1,565 us so, and 1,435 without).
 
 Shapes and bytes: as in ``matvec``, with K a multiple of 64, so that no block needs a mask along K,
