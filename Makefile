@@ -20,6 +20,9 @@ LAB_ARGS ?=
 WEB_ARGS ?=
 # Extra words for `litellama bench`, as in: make bench BENCH_ARGS="--batch 4"
 BENCH_ARGS ?=
+# A file of tests, or a notebook, to each of a few processes. One thread in each: with more they
+# wait for one another, and the tests took three times as long.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 # JupyterLab refuses to serve root unless told to.
 AS_ROOT = $(shell [ "$$(id -u)" != 0 ] || echo --allow-root)
 # Which Python makes the environment: the first of these that is new enough.
@@ -36,9 +39,9 @@ learn: model ## open JupyterLab on the first lesson
 
 test: model lint ## lint, then run every test, lesson and solution
 	@echo "== tests"
-	$(BIN)/python -m pytest tests
+	$(PYTEST) tests
 	@echo "== lessons and solutions, from top to bottom"
-	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=120 notebooks solutions
+	$(PYTEST) --nbval-lax --nbval-current-env --nbval-cell-timeout=120 notebooks solutions
 
 lint: $(INSTALLED) ## ruff, mypy, exercises and figures up to date, notebooks fit to publish
 	@echo "== lint"

@@ -14,23 +14,60 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 from tests.browser import desk
 from tests.checkpoint_maker import make_llama
 
-LEFT_OUT = pytest.StashKey[int]()
+LEFT_OUT = pytest.StashKey[dict[str, int]]()  # why, and how many tests
+BROWSER = Path(__file__).parent / "browser"
+RECOGNISED = "test_wrong_answers_get_their_own_diagnosis["
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[LEFT_OUT] = {}
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what needs a GPU on a machine that has none, and say how much that is."""
-    if torch.cuda.is_available():
-        return
-    left_out = [item for item in items if item.get_closest_marker("gpu")]
-    items[:] = [item for item in items if not item.get_closest_marker("gpu")]
-    config.hook.pytest_deselected(items=left_out)
-    config.stash[LEFT_OUT] = len(left_out)
+    """Leave out what needs a GPU, or a browser, where there is none."""
+    if not torch.cuda.is_available():
+        gpu = [item for item in items if item.get_closest_marker("gpu")]
+        leave_out(config, items, gpu, "no GPU on this machine: {} tests marked gpu left out")
+    if desk.MISSING:
+        chat = [item for item in items if BROWSER in item.path.parents]
+        missing = " and ".join(desk.MISSING)
+        leave_out(config, items, chat, f"no {missing} here: {{}} browser tests left out")
+
+
+def leave_out(
+    config: pytest.Config, items: list[pytest.Item], those: list[pytest.Item], why: str
+) -> None:
+    if those:
+        items[:] = [item for item in items if item not in set(those)]
+        config.hook.pytest_deselected(items=those)
+        config.stash[LEFT_OUT][why] = len(those)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A process of pytest-xdist tells the first one what it left out."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["left_out"] = session.config.stash[LEFT_OUT]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node) -> None:
+    # Every process collects all tests, and so leaves out the same.
+    node.config.stash[LEFT_OUT].update(getattr(node, "workeroutput", {}).get("left_out", {}))
 
 
 def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
-    """One line about what was left out, at the end, where it is read."""
-    if count := config.stash.get(LEFT_OUT, 0):
-        terminalreporter.write_line(f"no GPU on this machine: {count} tests marked gpu left out")
+    """At the end, where it is read: what was left out, and what the exercises' proofs show."""
+    for why, count in config.stash[LEFT_OUT].items():
+        terminalreporter.write_line(why.format(count))
+    passed, failed = (
+        sum(RECOGNISED in report.nodeid for report in terminalreporter.getreports(outcome))
+        for outcome in ("passed", "failed")
+    )
+    if passed + failed:
+        terminalreporter.write_line(
+            f"exercises: {passed} of {passed + failed} wrong answers recognised, "
+            "each by its own diagnosis"
+        )
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """A real browser for the chat: JupyterLab, and Chromium driven by Playwright (``desk.py``).
 
-Where one is missing these tests are left out, and the last lines of the run say so.  Every step
-leaves a picture in $LITELLAMA_SCREENSHOTS, or else in pytest's folder.
+Where one is missing these tests are left out (``tests/conftest.py``).  Every step leaves a picture
+in $LITELLAMA_SCREENSHOTS, or else in pytest's folder.
 """
 
 import os
@@ -10,26 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.browser.desk import MISSING, Desk, Lab, jupyterlab
-
-HERE = Path(__file__).parent
-LEFT_OUT = pytest.StashKey[int]()
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests of this folder where there is no browser to run them."""
-    mine = [item for item in items if HERE in item.path.parents]
-    if MISSING and mine:
-        items[:] = [item for item in items if item not in mine]
-        config.hook.pytest_deselected(items=mine)
-        config.stash[LEFT_OUT] = len(mine)
-
-
-def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
-    """Say what was left out."""
-    if count := config.stash.get(LEFT_OUT, 0):
-        what = " and ".join(MISSING)
-        terminalreporter.write_line(f"no {what} here: {count} browser tests left out")
+from tests.browser.desk import Desk, Lab, jupyterlab
 
 
 @pytest.fixture(scope="session")
