@@ -11,6 +11,7 @@ from litellama.kernels.mul import mul
 from litellama.kernels.penalize import penalize
 from litellama.kernels.rms_norm import rms_norm
 from litellama.kernels.rope import rope
+from litellama.kernels.rope_write_kv import rope_write_kv
 from litellama.kernels.sample import sample
 from litellama.kernels.skip_rms_norm import skip_rms_norm
 from litellama.kernels.softmax import softmax
@@ -28,6 +29,7 @@ __all__ = [
     "penalize",
     "rms_norm",
     "rope",
+    "rope_write_kv",
     "sample",
     "skip_rms_norm",
     "softmax",

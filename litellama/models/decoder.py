@@ -7,7 +7,7 @@ what it adds, and the next norm adds it (``skip_rms_norm``).  Lesson 11 builds t
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -60,6 +60,10 @@ class Attention(nn.Module):
             v.view(-1, c.num_kv_heads, c.head_dim),
         )
 
+    def head_norms(self) -> dict[str, Any]:
+        """The norms of each head of q and k, as ``rope_write_kv`` takes them: here none."""
+        return {}
+
     def forward(
         self,
         x: torch.Tensor,
@@ -91,9 +95,10 @@ class Attention(nn.Module):
     ) -> torch.Tensor:
         """qkv [T, q_size + 2 kv_size] -> [T, q_size]; the new keys and values go to the cache."""
         q, k, v = self.heads(qkv)
-        q, k = kernels.rope(q, k, *rotary)
         k_cache, v_cache = cache
-        kernels.write_kv(k, v, k_cache, v_cache, batch.slots)
+        q = kernels.rope_write_kv(
+            q, k, v, *rotary, k_cache, v_cache, batch.slots, **self.head_norms()
+        )
         attend = kernels.flash_decoding if batch.is_decode else kernels.flash_attention_varlen
         return attend(q, k_cache, v_cache, batch).flatten(1)
 

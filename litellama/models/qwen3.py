@@ -8,7 +8,7 @@ Source: Yang et al., "Qwen3 Technical Report", 2025, arXiv:2505.09388; the norms
 "Query-Key Normalization for Transformers", 2020, arXiv:2010.04245.  Lesson 12 builds this file.
 """
 
-import torch
+from typing import Any
 
 from litellama.config import ConfigReader, ModelConfig
 from litellama.models.decoder import Attention, Decoder, RMSNorm
@@ -22,9 +22,9 @@ class Qwen3Attention(Attention):
         self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
         self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
 
-    def heads(self, qkv: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        q, k, v = super().heads(qkv)
-        return self.q_norm(q)[0], self.k_norm(k)[0], v
+    def head_norms(self) -> dict[str, Any]:
+        eps = self.config.rms_norm_eps
+        return {"q_norm": self.q_norm.weight, "k_norm": self.k_norm.weight, "eps": eps}
 
 
 class Qwen3ForCausalLM(Decoder):

@@ -98,21 +98,44 @@ def make_cache_write(
     return {"k": k, "v": v, "k_cache": cache[0], "v_cache": cache[1], "slots": slots.to(device)}
 
 
-def written(
-    k: torch.Tensor,
-    v: torch.Tensor,
-    k_cache: torch.Tensor,
-    v_cache: torch.Tensor,
-    slots: torch.Tensor,
-) -> tuple[torch.Tensor, ...]:
-    """Copies of the caches after ``write_kv``, which has not touched what lies around them."""
-    wholes = [F.pad(x.flatten(), (GUARD, GUARD), value=7.0) for x in (k_cache, v_cache)]
-    copies = tuple(whole[GUARD:-GUARD].view(k_cache.shape) for whole in wholes)
-    kernels.write_kv(k, v, *copies, slots)
-    for whole in wholes:
-        assert (whole[:GUARD] == 7.0).all()
-        assert (whole[-GUARD:] == 7.0).all()
-    return copies
+def make_attention_inputs(
+    device: str,
+    dtype: torch.dtype,
+    T: int,
+    heads: tuple[int, int],
+    D: int,
+    R: int,
+    block_size: int,
+    norms: bool,
+) -> Inputs:
+    rotated = make_rope(device, dtype, T, heads, D, R)
+    stored = make_cache_write(device, dtype, T, heads[1], D, block_size)
+    names = ("q_norm", "k_norm") if norms else ()
+    weights = {name: normal(D, device=device, dtype=dtype) for name in names}
+    return rotated | stored | weights | ({"eps": 1e-5} if norms else {})
+
+
+def storing(kernel: Callable[..., torch.Tensor | None]) -> Callable[..., tuple[torch.Tensor, ...]]:
+    """A kernel that writes to the caches, as a function: its result, if any, and copies of them.
+
+    It must not touch what lies around the caches.
+    """
+
+    def run(
+        k_cache: torch.Tensor, v_cache: torch.Tensor, **others: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        wholes = [F.pad(x.flatten(), (GUARD, GUARD), value=7.0) for x in (k_cache, v_cache)]
+        copies = [whole[GUARD:-GUARD].view(k_cache.shape) for whole in wholes]
+        out = kernel(k_cache=copies[0], v_cache=copies[1], **others)
+        for whole in wholes:
+            assert (whole[:GUARD] == 7.0).all()
+            assert (whole[-GUARD:] == 7.0).all()
+        return (*copies,) if out is None else (out, *copies)
+
+    return run
+
+
+written = storing(kernels.write_kv)
 
 
 def make_paged(
@@ -225,6 +248,11 @@ def choose_cache_write(rng: random.Random) -> dict[str, Any]:
     return {"T": some_rows(rng), "heads": heads, "D": D, "block_size": rng.choice((1, 3, 16))}
 
 
+def choose_attention_inputs(rng: random.Random) -> dict[str, Any]:
+    more = {"block_size": rng.choice((1, 3, 16)), "norms": rng.random() < 0.5}
+    return choose_rope(rng) | more
+
+
 def choose_rows(rng: random.Random) -> dict[str, Any]:
     return {"rows": some_rows(rng), "N": columns(rng)}
 
@@ -271,6 +299,11 @@ KERNELS = {
     "write_kv": Kernel(
         written, references.write_kv, make_cache_write,
         {"T": 9, "heads": 3, "D": 10, "block_size": 4}, choose_cache_write,
+    ),
+    "rope_write_kv": Kernel(
+        storing(kernels.rope_write_kv), references.rope_write_kv, make_attention_inputs,
+        {"T": 5, "heads": (3, 1), "D": 10, "R": 6, "block_size": 4, "norms": True},
+        choose_attention_inputs, cases=12,
     ),
     "flash_attention_varlen": Kernel(
         paged(kernels.flash_attention_varlen), paged_reference, make_paged,

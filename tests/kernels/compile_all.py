@@ -94,11 +94,14 @@ def launch_heads(dtype: torch.dtype, head_dim: int) -> None:
     """The kernels that take heads, with a group of four query heads for each of keys and values."""
     kv_heads, block_size = 8, 16
     q, k = (ones(dtype, 1, heads, head_dim) for heads in (4 * kv_heads, kv_heads))
+    cache, norm = ones(dtype, 1, block_size, kv_heads, head_dim), ones(dtype, head_dim)
+    place = (cache, cache.clone(), torch.zeros(1, dtype=torch.int64))
+    kernels.write_kv(k, k, *place)
     for rotated in (head_dim, head_dim // 4 * 2):
         table = torch.ones(1, rotated // 2)
         kernels.rope(q, k, table, table)
-    cache = ones(dtype, 1, block_size, kv_heads, head_dim)
-    kernels.write_kv(k, k, cache, cache.clone(), torch.zeros(1, dtype=torch.int64))
+        kernels.rope_write_kv(q, k, k, table, table, *place)
+        kernels.rope_write_kv(q, k, k, table, table, *place, q_norm=norm, k_norm=norm)
     dense = ones(dtype, 1, kv_heads, 4096, head_dim)
     kernels.flash_attention_v1(dense, dense, dense)
     kernels.flash_attention(dense, dense, dense)

@@ -25,7 +25,7 @@ def tensors(kernel: Kernel, device: str, dtype: torch.dtype = torch.float32) -> 
 
 def can_be_laid_out(name: str, argument: str, value: object, layout: str) -> bool:
     """Whether the layout keeps the argument valid."""
-    if name == "write_kv" and argument.endswith("_cache"):
+    if "write_kv" in name and argument.endswith("_cache"):
         return False  # written in place, and here it is a copy that is
     if layout == "expanded":  # would put all tokens in one slot, or all sequences in one block
         return value.is_floating_point() and not argument.endswith("_cache") and len(value) > 0
