@@ -102,7 +102,7 @@ def _torch_skip_rms_norm(x: torch.Tensor, residual: torch.Tensor, weight: torch.
     return F.rms_norm(total, weight.shape, weight, EPS), total
 
 
-def _torch_rope(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> Tensors:
+def torch_rope(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> Tensors:
     cos, sin = (torch.cat([table, table], dim=-1)[:, None] for table in (cos, sin))
 
     def rotate(x: torch.Tensor) -> torch.Tensor:
@@ -162,7 +162,7 @@ KERNELS = {
             lambda x, residual, weight: (x, residual, weight, EPS),
         ),
         Elementwise(
-            "rope", _rope_inputs, kernels.rope, _torch_rope,
+            "rope", _rope_inputs, kernels.rope, torch_rope,
             lambda t: 2 * (t[0].numel() + t[1].numel()) + t[2].numel() + t[3].numel(),
             _sizes(HIDDEN), _liger_rope, _liger_rope_inputs,
         ),

@@ -4,9 +4,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from litellama import kernels
 from litellama.bench.case import Case, Inputs, Peer, normal
+from litellama.bench.elementwise import torch_rope
 
 BLOCK_SIZE, KV_HEADS, HEAD_DIM = 64, 8, 128
 TOKENS = (16, 16384)
@@ -16,34 +18,45 @@ TOP_P = 0.9
 
 
 def cases() -> Iterator[Case]:
-    """The cache write for a decode step and for prompts; sampling with no filter and with top-p."""
+    """The cache write, alone and with what comes before it; sampling, with no filter and top-p."""
     for tokens in TOKENS:
         yield write_case(tokens)
+    for tokens in (1, *TOKENS):
+        for norms in (False, True):
+            yield attention_inputs_case(tokens, norms)
     for rows, vocab in LOGITS:
         yield sample_case(rows, vocab, 1.0)
         yield sample_case(rows, vocab, TOP_P)
+
+
+def empty_cache(k: torch.Tensor) -> Inputs:
+    """A cache [2, blocks, block_size, Hkv, D] for the tokens of k, and slots in random blocks."""
+    blocks = -(-len(k) // BLOCK_SIZE)
+    order = torch.randperm(blocks, generator=torch.Generator().manual_seed(0))
+    token = torch.arange(len(k))
+    slots = order[token // BLOCK_SIZE] * BLOCK_SIZE + token % BLOCK_SIZE
+    return k.new_zeros(2, blocks, BLOCK_SIZE, *k.shape[1:]), slots.to(k.device)
+
+
+def write_by_torch(
+    k: torch.Tensor, v: torch.Tensor, cache: torch.Tensor, slots: torch.Tensor
+) -> torch.Tensor:
+    """The cache after the plain torch version of ``write_kv``."""
+    for part, x in zip(cache, (k, v), strict=True):
+        part.view(-1, KV_HEADS, HEAD_DIM).index_copy_(0, slots, x)
+    return cache
 
 
 def write_case(tokens: int) -> Case:
     """Keys and values [T, 8, 128] into blocks of the cache in random order."""
     shape = (tokens, KV_HEADS, HEAD_DIM)
 
-    def caches(k: torch.Tensor, v: torch.Tensor) -> Inputs:
-        blocks = -(-tokens // BLOCK_SIZE)
-        order = torch.randperm(blocks, generator=torch.Generator().manual_seed(0))
-        token = torch.arange(tokens)
-        slots = order[token // BLOCK_SIZE] * BLOCK_SIZE + token % BLOCK_SIZE
-        cache = k.new_zeros(2, blocks, BLOCK_SIZE, KV_HEADS, HEAD_DIM)
-        return k, v, cache, slots.to(k.device)
+    def prepare(k: torch.Tensor, v: torch.Tensor) -> Inputs:
+        return k, v, *empty_cache(k)
 
     def ours(k: torch.Tensor, v: torch.Tensor, cache: torch.Tensor, slots: torch.Tensor) -> Any:
         k_cache, v_cache = cache
         kernels.write_kv(k, v, k_cache, v_cache, slots)
-        return cache
-
-    def by_torch(k: torch.Tensor, v: torch.Tensor, cache: torch.Tensor, slots: torch.Tensor) -> Any:
-        for part, x in zip(cache, (k, v), strict=True):
-            part.view(-1, KV_HEADS, HEAD_DIM).index_copy_(0, slots, x)
         return cache
 
     return Case(
@@ -52,7 +65,58 @@ def write_case(tokens: int) -> Case:
         label="×".join(map(str, shape)),
         make=lambda device: normal(device, shape, shape),
         elements=lambda t: 4 * t[0].numel(),
-        peers=(Peer("litellama", ours, caches), Peer("torch eager", by_torch, caches)),
+        peers=(Peer("litellama", ours, prepare), Peer("torch eager", write_by_torch, prepare)),
+    )
+
+
+def attention_inputs_case(tokens: int, norms: bool) -> Case:
+    """From q, k and v to attention: norms of the heads as in Qwen3, rotation, cache write."""
+    query, key = (tokens, 2 * KV_HEADS, HEAD_DIM), (tokens, KV_HEADS, HEAD_DIM)
+    angles = torch.arange(tokens)[:, None] * 500000.0 ** (-torch.linspace(0, 1, HEAD_DIM // 2))
+
+    def make(device: torch.device) -> tuple[torch.Tensor, ...]:
+        tables = (angles.cos().to(device), angles.sin().to(device))
+        return *normal(device, query, key, key, (HEAD_DIM,), (HEAD_DIM,)), *tables
+
+    def prepare(q: torch.Tensor, k: torch.Tensor, *others: torch.Tensor) -> Inputs:
+        return q, k, *others, *empty_cache(k)
+
+    def one_launch(*inputs: torch.Tensor) -> Any:
+        q, k, v, q_norm, k_norm, cos, sin, cache, slots = inputs
+        k_cache, v_cache = cache
+        weights = {"q_norm": q_norm, "k_norm": k_norm} if norms else {}
+        q = kernels.rope_write_kv(q, k, v, cos, sin, k_cache, v_cache, slots, **weights)
+        return q, cache
+
+    def apart(*inputs: torch.Tensor) -> Any:
+        q, k, v, q_norm, k_norm, cos, sin, cache, slots = inputs
+        if norms:
+            q, k = kernels.rms_norm(q, q_norm), kernels.rms_norm(k, k_norm)
+        q, k = kernels.rope(q, k, cos, sin)
+        kernels.write_kv(k, v, *cache, slots)
+        return q, cache
+
+    def by_torch(*inputs: torch.Tensor) -> Any:
+        q, k, v, q_norm, k_norm, cos, sin, cache, slots = inputs
+        if norms:
+            q, k = (F.rms_norm(x, w.shape, w, 1e-6) for x, w in ((q, q_norm), (k, k_norm)))
+        q, k = torch_rope(q, k, cos, sin)
+        return q, write_by_torch(k, v, cache, slots)
+
+    return Case(
+        group="engine",
+        kernel="rope_write_kv",
+        label="×".join(map(str, query)) + (" normed" if norms else ""),
+        make=make,
+        elements=lambda t: 2 * (t[0].numel() + t[1].numel() + t[2].numel()),
+        peers=(
+            Peer("litellama", one_launch, prepare),
+            Peer(
+                "litellama, apart", apart, prepare, note="rms_norm, rope, write_kv: a launch each"
+            ),
+            Peer("torch eager", by_torch, prepare),
+            Peer("torch.compile", by_torch, prepare, compile={}),
+        ),
     )
 
 

@@ -337,7 +337,7 @@ def _others(c: ModelConfig, record: Record, kernels: Record) -> list[Part]:
     over = seconds_of(row) - row["bytes"] / bandwidth_of(record)
     keys = row["shape"][1][2]
     parts = [Part(f"{n} × attention, as with {keys:,} keys", n * over, "stand-in")]
-    for name, count in {"rope": n, "write_kv": n, "rms_norm": 1, "sample": 1}.items():
+    for name, count in {"rope_write_kv": n, "rms_norm": 1, "sample": 1}.items():
         rows = ours(kernels, name)
         if not rows:
             return []

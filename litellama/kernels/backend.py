@@ -165,11 +165,23 @@ def stages(wanted: int) -> int:
 
 
 @functools.cache
+def shared_memory(device: torch.device) -> int:
+    """Bytes of shared memory that one program on the device can have: 227 KiB on an H100."""
+    least = 64 * 1024  # the LDS of AMD's GPUs, for which torch does not say it
+    if device.type != "cuda":
+        return least
+    properties = torch.cuda.get_device_properties(device)
+    return getattr(properties, "shared_memory_per_block_optin", least)
+
+
+@functools.cache
 def can_overlap(device: torch.device) -> bool:
     """Whether kernels on the device can start while the one before them ends: from Hopper on.
 
-    Such a kernel is launched with OVERLAP=True (programmatic dependent launch): it may load what no
-    kernel writes, and waits with ``gdc_wait`` before it touches anything else.
+    Such a kernel is launched with OVERLAP=True (programmatic dependent launch).  It waits with
+    ``gdc_wait`` before it touches what a kernel may write, and with ``gdc_launch_dependents`` lets
+    the next one start: at once where that one needs room for its weights only in registers, or
+    little; when its loads are done where the next one's programs would be in the way.
     """
     if device.type != "cuda" or torch.version.hip:
         return False

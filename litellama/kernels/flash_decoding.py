@@ -28,6 +28,7 @@ from litellama.kernels.backend import (
     triton,
     uses_triton,
 )
+from litellama.kernels.few_rows import MAX_FEW_ROWS
 from litellama.kernels.flash_attention import LOG2_E
 from litellama.kernels.flash_attention_varlen import attend, check_attention
 
@@ -65,10 +66,12 @@ def flash_decoding_kernel(
     q_ptr, k_ptr, v_ptr, part_ptr, log_sum_ptr, seq_lens_ptr, block_table_ptr, scale_log2,
     q_token_stride, q_head_stride, kv_block_stride, kv_token_stride, kv_head_stride, table_stride,
     HKV: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, BLOCK_SIZE: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, OVERLAP: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    OVERLAP: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    if OVERLAP:  # at once: what comes next waits, too, and may fetch its weights meanwhile
+    if EARLY:  # what comes next waits, too, and may fetch its weights meanwhile
         tl.extra.cuda.gdc_launch_dependents()
+    if OVERLAP:
         tl.extra.cuda.gdc_wait()
     # Heads first: programs that run together read neighbouring rows of the cache.
     kv_head, sequence = tl.program_id(0).to(tl.int64) % HKV, tl.program_id(0).to(tl.int64) // HKV
@@ -93,6 +96,8 @@ def flash_decoding_kernel(
         block_table_ptr + sequence * table_stride, kv_block_stride, kv_token_stride, scale_log2,
         D, BLOCK_SIZE, BLOCK_M, BLOCK_N, BLOCK_D,
     )  # fmt: skip
+    if OVERLAP:
+        tl.extra.cuda.gdc_launch_dependents()
     total = tl.where(total == 0.0, 1.0, total)  # no keys: zeros, of log-sum -inf
     part = (sequence * HKV * GROUP + heads) * num_splits + split
     tl.store(part_ptr + part[:, None] * D + columns, weighted / total[:, None], mask=inside)
@@ -102,10 +107,12 @@ def flash_decoding_kernel(
 @triton.jit
 def merge_splits_kernel(
     part_ptr, log_sum_ptr, out_ptr, num_splits,
-    D: tl.constexpr, BLOCK_SPLITS: tl.constexpr, BLOCK_D: tl.constexpr, OVERLAP: tl.constexpr,
+    D: tl.constexpr, BLOCK_SPLITS: tl.constexpr, BLOCK_D: tl.constexpr,
+    OVERLAP: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    if OVERLAP:
+    if EARLY:
         tl.extra.cuda.gdc_launch_dependents()
+    if OVERLAP:
         tl.extra.cuda.gdc_wait()
     row = tl.program_id(0).to(tl.int64)
     splits = tl.arange(0, BLOCK_SPLITS)
@@ -119,6 +126,8 @@ def merge_splits_kernel(
     part_ptrs = part_ptr + (row * num_splits + splits)[:, None] * D + columns
     parts = tl.load(part_ptrs, mask=(weights > 0.0)[:, None] & (columns < D), other=0.0)
     out = tl.sum(weights[:, None] * parts, axis=0) / tl.where(total == 0.0, 1.0, total)
+    if OVERLAP:
+        tl.extra.cuda.gdc_launch_dependents()
     columns = tl.arange(0, BLOCK_D)
     tl.store(out_ptr + row * D + columns, out, mask=columns < D)
 
@@ -143,7 +152,9 @@ def flash_decoding(
     (S, Hq, D), (_, BLOCK_SIZE, Hkv, _) = q.shape, k_cache.shape
     GROUP, BLOCK_D = Hq // Hkv, max(next_power_of_2(D), 16)  # tl.dot takes no fewer than 16
     BLOCK_N = min(64, 16384 // (BLOCK_D * q.element_size()))  # of keys 16 KiB at most
-    overlap = S == 1 and can_overlap(q.device)  # of more rows it costs: see few_rows.py
+    # After one row a matvec follows, after several few_rows, which may start only when these end.
+    overlap = S <= MAX_FEW_ROWS and can_overlap(q.device)
+    early = overlap and S == 1
     blocks = min(triton.cdiv(batch.max_seq_len, BLOCK_N), MAX_SPLITS)
     splits = choose_splits(S * Hkv, blocks, slots(q.device))
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
@@ -159,12 +170,13 @@ def flash_decoding(
         q.stride(0), q.stride(1), *k_cache.stride()[:3], batch.block_table.stride(0),
         HKV=Hkv, GROUP=GROUP, D=D, BLOCK_SIZE=BLOCK_SIZE,
         BLOCK_M=max(next_power_of_2(GROUP), 16), BLOCK_N=BLOCK_N, BLOCK_D=BLOCK_D,
-        OVERLAP=overlap, num_warps=2, num_stages=stages(3),
+        OVERLAP=overlap, EARLY=early, num_warps=2, num_stages=stages(3),
     )  # fmt: skip
     if splits > 1:
         launch(
             merge_splits_kernel, (S * Hq,), parts, log_sums, out, splits,
-            D=D, BLOCK_SPLITS=next_power_of_2(splits), BLOCK_D=BLOCK_D, OVERLAP=overlap,
+            D=D, BLOCK_SPLITS=next_power_of_2(splits), BLOCK_D=BLOCK_D,
+            OVERLAP=overlap, EARLY=early,
         )  # fmt: skip
     return out
 

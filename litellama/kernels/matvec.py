@@ -26,7 +26,7 @@ from litellama.kernels.backend import (
     uses_triton,
 )
 from litellama.kernels.few_rows import few_rows, fits
-from litellama.kernels.rms_norm import rms_norm, rms_norm_reference
+from litellama.kernels.rms_norm import rms_norm_reference
 from litellama.kernels.swiglu import swiglu_reference
 
 MAX_BLOCK = 32768  # the longest row of weights that 16 warps hold in registers
@@ -118,8 +118,7 @@ def matvec(
     if residual is not None and residual.stride(-1) != 1:
         residual = residual.contiguous()
     if fits(x):
-        x = x if norm is None else rms_norm(x, norm, eps)
-        return few_rows(x, weight, bias, swiglu, residual)
+        return few_rows(x, weight, bias, norm, eps, swiglu, residual)
     (T, K), N = x.shape, weight.shape[0] // (2 if swiglu else 1)
     out = torch.empty(T, N, dtype=x.dtype, device=x.device)
     BLOCK_K = max(next_power_of_2(K), 32)

@@ -21,14 +21,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from litellama import kernels
+from tests.kernels.targets import TARGETS, Target
 
-# Name: (backend, architecture, threads in a warp).
-TARGETS = {
-    "sm_80": ("cuda", 80, 32),
-    "sm_90": ("cuda", 90, 32),
-    "gfx942": ("hip", "gfx942", 64),
-    "gfx1100": ("hip", "gfx1100", 32),
-}
 TYPES = {
     torch.float32: "*fp32",
     torch.float16: "*fp16",
@@ -84,10 +78,10 @@ def launch_linears(dtype: torch.dtype) -> None:
         kernels.matvec(x, weight, norm=norm, swiglu=True)
         kernels.matvec(x, weight, residual=ones(dtype, 1, 64))
     if dtype != torch.float32:  # of the half precisions few rows go to tensor cores
-        for T, K in product((2, 17), (576, 2048)):
-            x, weight, norm = ones(dtype, T, K), ones(dtype, 64, K), ones(dtype, K)
-            kernels.matvec(x, weight, ones(dtype, 64), norm=norm, swiglu=True)
-            kernels.matvec(x, weight, residual=ones(dtype, T, 64))
+        for T, (K, N) in product((2, 17), ((576, 64), (2048, 64), (8192, 3072), (2048, 4096))):
+            x, weight, norm = ones(dtype, T, K), ones(dtype, N, K), ones(dtype, K)
+            kernels.matvec(x, weight, ones(dtype, N), norm=norm, swiglu=True)
+            kernels.matvec(x, weight, residual=ones(dtype, T, N))
 
 
 def launch_heads(dtype: torch.dtype, head_dim: int) -> None:
@@ -182,13 +176,14 @@ class Compiler:
         }
 
 
-def stand_in(target: GPUTarget) -> Compiler:
+def stand_in(target: Target) -> Compiler:
     """Let the launchers choose as they would on the target, and compile in place of running."""
-    amd, compiler = target.backend == "hip", Compiler(target)
+    amd, compiler = target.backend == "hip", Compiler(GPUTarget(*target[:3]))
     stand_ins = {
         "launch": compiler,
         "uses_triton": lambda x: True,
-        "can_overlap": lambda device: not amd and target.arch >= 90,
+        "can_overlap": lambda device: not amd and int(target.architecture) >= 90,
+        "shared_memory": lambda device: target.shared,
         "stages": lambda wanted: min(wanted, 2) if amd else wanted,
     }
     for name, module in list(sys.modules.items()):
@@ -200,7 +195,7 @@ def stand_in(target: GPUTarget) -> Compiler:
 
 def run(job: int, target_name: str) -> dict[str, dict[str, object]]:
     """Compile what one of JOBS launches; the record by configuration."""
-    compiler = stand_in(GPUTarget(*TARGETS[target_name]))
+    compiler = stand_in(TARGETS[target_name])
     function, *arguments = JOBS[job]
     function(*arguments)
     return compiler.record

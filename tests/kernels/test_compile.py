@@ -8,14 +8,7 @@ import pytest
 
 from litellama import kernels
 from litellama.kernels import backend
-
-# Bytes of shared memory (LDS on AMD) that one block can have.
-SHARED_MEMORY = {
-    "sm_80": 163 * 1024,
-    "sm_90": 227 * 1024,
-    "gfx942": 64 * 1024,
-    "gfx1100": 64 * 1024,
-}
+from tests.kernels.targets import TARGETS
 
 
 def kernel_names() -> set[str]:
@@ -25,7 +18,7 @@ def kernel_names() -> set[str]:
 
 
 @pytest.mark.skipif(not backend.HAS_TRITON, reason="Triton is not installed")
-@pytest.mark.parametrize("target", SHARED_MEMORY)
+@pytest.mark.parametrize("target", TARGETS)
 def test_every_kernel_compiles_in_every_configuration(target):
     command = [sys.executable, "-m", "tests.kernels.compile_all", target]
     result = subprocess.run(command, capture_output=True, text=True)
@@ -34,4 +27,4 @@ def test_every_kernel_compiles_in_every_configuration(target):
     assert {entry["kernel"] for entry in record} == kernel_names()
     for entry in record:
         assert entry["binary"] > 0
-        assert entry["shared"] <= SHARED_MEMORY[target], entry
+        assert entry["shared"] <= TARGETS[target].shared, entry

@@ -34,6 +34,8 @@ SHAPES = {
     "few_rows_of_an_odd_number": (3, 70, 192),
     "a_full_tile_of_rows": (16, 64, 128),
     "more_rows_than_the_first_tile": (17, 31, 320),
+    "few_rows_in_tiles_of_16": (5, 20, 512),
+    "few_rows_in_tiles_of_32": (3, 40, 2304),
     "as_many_as_go_to_tensor_cores": (32, 65, 128),
     "one_more_than_that": (33, 20, 64),
 }
@@ -50,9 +52,11 @@ def test_matvec(shape, extras, dtype, device):
 @pytest.mark.gpu
 @pytest.mark.sanitize
 @pytest.mark.parametrize("T", [2, 17, 32])
-def test_few_rows_under_the_memory_checker(T):
-    """For tools/sanitize.py: the kernel on tensor cores, with a tile that is not full."""
-    inputs = make_linear("cuda", torch.bfloat16, T, 70, 192, EXTRAS)
+@pytest.mark.parametrize("K", [192, 1024, 2304])
+def test_few_rows_under_the_memory_checker(T, K):
+    """For tools/sanitize.py: the kernel on tensor cores in each tile, the last one not full."""
+    extras = EXTRAS if K == 192 else tuple(extra for extra in EXTRAS if extra != "swiglu")
+    inputs = make_linear("cuda", torch.bfloat16, T, 70, K, extras)
     close(kernels.matvec(**inputs), references.matvec(**inputs))
 
 
