@@ -110,7 +110,7 @@ def kernels_chart(record: dict[str, Any]) -> str:
 
 
 def engine_chart(records: list[dict[str, Any]]) -> str:
-    """The engine's decoding in every record, beside transformers."""
+    """The engine's decoding in every record, beside its peers."""
     rows, said = [], []
     for record in records:
         measured = report.engine_rates(record)
@@ -124,7 +124,7 @@ def engine_chart(records: list[dict[str, Any]]) -> str:
     where = report.machine_of(records[0])
     alt = f"Tokens/s of decoding on {where}, and of the limit. {'; '.join(said)}."
     groups = [Group("tokens/s of decoding", "weights and keys read at the memory's speed", rows)]
-    return chart(f"The engine on {where}", alt, "transformers", groups)
+    return chart(f"The engine on {where}", alt, "the engines beside it", groups)
 
 
 def charts() -> dict[str, str]:

@@ -84,8 +84,8 @@ def attention_inputs_case(tokens: int, norms: bool) -> Case:
     def one_launch(*inputs: torch.Tensor) -> Any:
         q, k, v, q_norm, k_norm, cos, sin, cache, slots = inputs
         k_cache, v_cache = cache
-        weights = {"q_norm": q_norm, "k_norm": k_norm} if norms else {}
-        q = kernels.rope_write_kv(q, k, v, cos, sin, k_cache, v_cache, slots, **weights)
+        place, weights = (k_cache, v_cache, slots), (q_norm, k_norm) if norms else (None, None)
+        q = kernels.rope_write_kv(q, k, v, cos, sin, *place, q_norm=weights[0], k_norm=weights[1])
         return q, cache
 
     def apart(*inputs: torch.Tensor) -> Any:
@@ -93,7 +93,8 @@ def attention_inputs_case(tokens: int, norms: bool) -> Case:
         if norms:
             q, k = kernels.rms_norm(q, q_norm), kernels.rms_norm(k, k_norm)
         q, k = kernels.rope(q, k, cos, sin)
-        kernels.write_kv(k, v, *cache, slots)
+        k_cache, v_cache = cache
+        kernels.write_kv(k, v, k_cache, v_cache, slots)
         return q, cache
 
     def by_torch(*inputs: torch.Tensor) -> Any:

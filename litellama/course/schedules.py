@@ -85,18 +85,18 @@ def llama_on_recorded_gpu(folder: Path = BENCHMARKS) -> Machine:
     return Machine(f"{record['gpu']}: {rates}", copy, flops, *size)
 
 
-def recorded_queues(folder: Path = BENCHMARKS) -> dict[str, tuple[float, float]]:
-    """Queues served on a GPU by ``litellama bench``: what and where -> tokens/s, and the limit."""
+def recorded_queues(folder: Path = BENCHMARKS) -> dict[str, tuple[dict[str, float], float]]:
+    """Queues served on a GPU: what and where -> each engine's tokens/s, and the limit."""
     found = {}
     for record in _records(folder, "engine_*.json"):
         if record.get("kind") == "queue":
             name = (
                 f"{record['model'].removeprefix('random:')}, {record['work']['requests']} requests"
             )
-            rate = record["tokens_per_s"]
-            found[f"{name}, {record['gpu']}, {record['date']}"] = (
-                rate, rate / record["fraction_of_limit"],
-            )  # fmt: skip
+            peers = {peer: r["tokens_per_s"] for peer, r in record.get("peers", {}).items()}
+            rates = {"litellama": record["tokens_per_s"]} | peers
+            limit = record["tokens_per_s"] / record["fraction_of_limit"]
+            found[f"{name}, {record['gpu']}, {record['date']}"] = (rates, limit)
     return found
 
 

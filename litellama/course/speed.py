@@ -337,7 +337,9 @@ def _others(c: ModelConfig, record: Record, kernels: Record) -> list[Part]:
     over = seconds_of(row) - row["bytes"] / bandwidth_of(record)
     keys = row["shape"][1][2]
     parts = [Part(f"{n} × attention, as with {keys:,} keys", n * over, "stand-in")]
-    for name, count in {"rope_write_kv": n, "rms_norm": 1, "sample": 1}.items():
+    # Older records have the two apart, as the engine had them.
+    between = ["rope_write_kv"] if ours(kernels, "rope_write_kv") else ["rope", "write_kv"]
+    for name, count in (dict.fromkeys(between, n) | {"rms_norm": 1, "sample": 1}).items():
         rows = ours(kernels, name)
         if not rows:
             return []

@@ -137,6 +137,8 @@ def print_queues(kernels: Record | None) -> None:
             f"{record['work']['requests']} requests, {speed.name_of(record)}, {record['gpu']}, "
             f"{record['date']}: {record['tokens_per_s']:,.0f} tokens/s"
         )
+        for peer, rates in record.get("peers", {}).items():
+            print(f"  {peer} on the same requests: {rates['tokens_per_s']:,.0f} tokens/s")
         for name in ("reading", "prompts", "rest", "total"):
             share, each = parts[name] / parts["total"], 1e3 * parts[name] / parts["steps"]
             print(f"  {name:8} {parts[name]:6.2f} s, {each:5.2f} ms a step, {share:4.0%}")

@@ -64,11 +64,12 @@ def test_recorded_queues_are_those_of_a_gpu(tmp_path):
     assert schedules.recorded_queues(tmp_path) == {}
     queue = {
         "kind": "queue", "model": "random:m", "gpu": "G", "date": "d", "work": {"requests": 3},
-        "tokens_per_s": 10.0, "fraction_of_limit": 0.5,
+        "tokens_per_s": 10.0, "fraction_of_limit": 0.5, "peers": {"p": {"tokens_per_s": 8.0}},
     }  # fmt: skip
     (tmp_path / "engine_g.json").write_text(json.dumps(queue))
     (tmp_path / "engine_h.json").write_text(json.dumps(queue | {"kind": "generate"}))
-    assert schedules.recorded_queues(tmp_path) == {"m, 3 requests, G, d": (10.0, 20.0)}
+    found = {"m, 3 requests, G, d": ({"litellama": 10.0, "p": 8.0}, 20.0)}
+    assert schedules.recorded_queues(tmp_path) == found
 
 
 def test_a_trace_is_drawn_as_the_run_that_it_is():

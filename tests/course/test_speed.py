@@ -112,11 +112,24 @@ def test_recorded_launches_split_the_rest():
     assert sum(part.seconds for part in parts) == pytest.approx(4e-3)
 
 
-@pytest.mark.parametrize("missing", ["matvec", "flash_decoding", "rope_write_kv", "sample"])
-def test_without_a_part_there_is_no_account(missing):
+def kernels_without(*names: str) -> dict:
     record = kernels()
-    record["results"] = [row for row in record["results"] if row["kernel"] != missing]
-    assert speed.account(engine_record(), record) == []
+    record["results"] = [row for row in record["results"] if row["kernel"] not in names]
+    return record
+
+
+@pytest.mark.parametrize("missing", ["matvec", "flash_decoding", "sample"])
+def test_without_a_part_there_is_no_account(missing):
+    assert speed.account(engine_record(), kernels_without(missing)) == []
+
+
+def test_older_records_have_rotation_and_cache_write_apart():
+    def labels(record: dict) -> set[str]:
+        return {part.label for part in speed.account(engine_record(), record)}
+
+    assert labels(kernels()) >= {"16 × rope_write_kv"}
+    assert labels(kernels_without("rope_write_kv")) >= {"16 × rope", "16 × write_kv"}
+    assert labels(kernels_without("rope_write_kv", "rope")) == set()
 
 
 def test_only_one_llama_sequence_can_be_taken_apart():

@@ -17,6 +17,19 @@ def test_the_readers_function_is_called_and_counted():
     assert kernels.mul is package
 
 
+def test_a_fused_kernel_is_taken_apart_for_one_of_its_parts():
+    """Also where it would be one launch, as here in the interpreter."""
+    q, table = torch.randn(2, 3, 8), torch.ones(2, 4)
+    place = (torch.zeros(1, 4, 3, 8), torch.zeros(1, 4, 3, 8), torch.arange(2))
+    with kernels.use_backend("triton"):
+        with using(rope=kernels.rope) as calls:
+            kernels.rope_write_kv(q, q, q, table, table, *place)
+        assert calls == {"rope": 1}
+        with using(swiglu=kernels.swiglu), using(rope_write_kv=kernels.rope_write_kv) as calls:
+            kernels.rope_write_kv(q, q, q, table, table, *place)
+        assert calls == {"rope_write_kv": 1}
+
+
 def test_the_package_comes_back_after_an_error():
     package = kernels.softmax
     with pytest.raises(ZeroDivisionError), using(softmax=lambda x: 1 / 0):
