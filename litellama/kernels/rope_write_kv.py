@@ -102,7 +102,7 @@ def rope_write_kv_kernel(
         q_ptr + token * q_token_stride, q_out_ptr + token * (HQ * D), cos, sin, q_norm_ptr, eps,
         q_head_stride, HQ, D, HALF, NORM, BLOCK_HQ, BLOCK_HALF, BLOCK_REST,
     )  # fmt: skip
-    if OVERLAP:
+    if OVERLAP:  # attention may start: it waits for what is stored below as well
         tl.extra.cuda.gdc_launch_dependents()
     if slot >= 0:
         norm_rotate_store(
