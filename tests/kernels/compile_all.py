@@ -172,6 +172,7 @@ class Compiler:
             "constants": constants,
             "options": options,
             "shared": compiled.metadata.shared,
+            "waits": "griddepcontrol.wait" in compiled.asm.get("ptx", ""),
             "binary": len(compiled.asm["cubin" if self.target.backend == "cuda" else "hsaco"]),
         }
 

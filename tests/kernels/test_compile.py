@@ -28,3 +28,5 @@ def test_every_kernel_compiles_in_every_configuration(target):
     for entry in record:
         assert entry["binary"] > 0
         assert entry["shared"] <= TARGETS[target].shared, entry
+        # One that starts early and does not wait reads what the kernel ahead has not written yet.
+        assert entry["waits"] == bool(entry["constants"].get("OVERLAP")), entry
