@@ -30,14 +30,13 @@ def rope_reference(
     """What the kernel must compute, in plain torch."""
     half = rotated_half(q, cos)
     cos, sin = cos[:, None, :half], sin[:, None, :half]
-    # All heads at once, and the products added on the way: on a CPU each operation has its price.
-    first, second, *rest = torch.cat((q, k), dim=1).split(half, dim=-1)
-    turned = (
-        torch.addcmul(first * cos, second, sin, value=-1),
-        torch.addcmul(second * cos, first, sin),
-    )
-    heads = torch.cat((*turned, *rest), dim=-1)
-    return heads[:, : q.shape[1]].to(q.dtype), heads[:, q.shape[1] :].to(k.dtype)
+
+    def rotate(x: torch.Tensor) -> torch.Tensor:
+        first, second, *rest = x.split(half, dim=-1)
+        turned = (first * cos - second * sin, second * cos + first * sin)
+        return torch.cat((*turned, *rest), dim=-1).to(x.dtype)
+
+    return rotate(q), rotate(k)
 
 
 @triton.jit
