@@ -54,7 +54,7 @@ def main() -> int:
             measure_model(model, args, record)
         except Exception as error:  # out of memory, or a preset that is not there
             note(record, f"{model}: {error!r}")
-        write(record, args.output)  # after each, so that one that is stopped costs no other
+            write(record, args.output)
     print(f"wrote {args.output}: {len(record['cases'])} cases")
     return int(bool(record["failed"]))
 
@@ -94,7 +94,7 @@ def measure_model(model: str, args: argparse.Namespace, record: dict[str, Any]) 
         prefix_caching=False,
     )
     for batch in args.batches:
-        measure_batch(llm, model, batch, args.steps, record)
+        measure_batch(llm, model, batch, args, record)
     peer: list[Any] = []  # made once, by the first section that needs it
 
     def theirs(batch: int) -> None:
@@ -106,12 +106,16 @@ def measure_model(model: str, args: argparse.Namespace, record: dict[str, Any]) 
     run_sections(
         [(f"transformers, batch {b}", functools.partial(theirs, b)) for b in args.batches],
         model,
+        args.output,
         record,
     )
 
 
-def measure_batch(llm: LLM, model: str, batch: int, steps: int, record: dict[str, Any]) -> None:
+def measure_batch(
+    llm: LLM, model: str, batch: int, args: argparse.Namespace, record: dict[str, Any]
+) -> None:
     """Everything about this package's step at one batch size."""
+    steps = args.steps
     case: dict[str, Any] = {
         "model": model, "batch": batch, "peer": "litellama",
         "step_us": {}, "host_us": {}, "engine_us": {}, "timeline": {},
@@ -122,10 +126,13 @@ def measure_batch(llm: LLM, model: str, batch: int, steps: int, record: dict[str
         ("the engine", lambda: engine_steps(llm, case, steps, True)),
         ("one step", lambda: same_step(llm, case, steps)),
     ]
-    run_sections(sections, f"{model}, batch {batch}", record)
+    run_sections(sections, f"{model}, batch {batch}", args.output, record)
 
 
-def run_sections(sections: list[tuple[str, Step]], where: str, record: dict[str, Any]) -> None:
+def run_sections(
+    sections: list[tuple[str, Step]], where: str, path: str, record: dict[str, Any]
+) -> None:
+    """One after the other, the record written after each: a run that is stopped keeps it."""
     for name, section in sections:
         start = time.perf_counter()
         try:
@@ -134,6 +141,7 @@ def run_sections(sections: list[tuple[str, Step]], where: str, record: dict[str,
             print(f"{where}, {name}: {time.perf_counter() - start:.1f} s", flush=True)
         except Exception as error:
             note(record, f"{where}, {name}: {error!r}")
+        write(record, path)
 
 
 def engine_steps(llm: LLM, case: dict[str, Any], steps: int, graphs: bool) -> None:

@@ -114,7 +114,16 @@ def tables() -> Iterator[str]:
     for path, record in records():
         table = TABLES[record.get("kind", "kernels")](record)
         source = f"[{path.name}]({path.name}), {record['date']}, {software(record)}"
-        yield f"\n{table}\n`{record['command']}`: {source}.\n"
+        yield f"\n{table}\n`{record['command']}`: {source}.{updates(record)}\n"
+
+
+def updates(record: dict[str, Any]) -> str:
+    """Which cases of a record are of a later run."""
+    return "".join(
+        f" Measured again on {update['date']} with `{update['command']}`: "
+        f"{', '.join(update['cases'])}."
+        for update in record.get("updates", [])
+    )
 
 
 def alt_text(chart: Path) -> str:

@@ -797,6 +797,27 @@ def test_a_line_without_us_or_without_peers_has_gaps() -> None:
     assert report.cells(alone, report.headings([alone])) == ["5", "50%", ""]
 
 
+def test_an_updated_record_says_what_is_of_which_run() -> None:
+    record = kernel_record(failed=[{"kernel": "mul", "case": "x", "dtype": "bfloat16"}])
+    again = kernel_record(date="tomorrow", command="litellama bench kernels mul")
+    new, rest = (
+        again["results"][-1] | {"case": "new"},
+        [r for r in again["results"] if r["kernel"] == "mul"],
+    )
+    again["results"] = [*rest, new]
+    updated = report.updated(record, again)
+    assert [row for row in updated["results"] if "date" not in row] == [
+        row for row in record["results"] if row["kernel"] != "mul"
+    ]
+    assert updated["results"][-1] == new | {"date": "tomorrow"}
+    assert updated["failed"] == record["failed"], "a case that was not measured again"
+    summary = load("benchmarks/summary.py")
+    said = summary.updates(updated)
+    assert "on tomorrow with `litellama bench kernels mul`: mul 16×4096, " in said
+    assert said.endswith(f"{new['kernel']} new.")
+    assert summary.updates(record) == ""
+
+
 def test_the_summary_leaves_small_memory_bound_cases_out() -> None:
     record = kernel_record()
     for row in record["results"]:

@@ -272,6 +272,51 @@ def test_bench_kernels_prints_and_writes(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert json.loads((tmp_path / "again.json").read_text()) == record
 
 
+def test_bench_kernels_updates_a_record(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from litellama.bench import kernels as bench_kernels
+    from litellama.bench import machine
+
+    path, older = tmp_path / "record.json", kernel_record()
+    path.write_text(json.dumps(older))
+    again = kernel_record(date="tomorrow")
+    again["results"] = [
+        row | {"median_us": 2.0} for row in again["results"] if row["kernel"] == "mul"
+    ]
+    monkeypatch.setattr(bench_kernels, "the_gpu", lambda: torch.device("cuda"))
+    monkeypatch.setattr(machine, "describe", lambda device: older)
+    result = bench_kernels_with(again, monkeypatch, "mul", "--update", path)
+    assert result.exit_code == 0, result.output
+    for row, was in zip(json.loads(path.read_text())["results"], older["results"], strict=True):
+        changed = {"median_us": 2.0, "date": "tomorrow"} if was["kernel"] == "mul" else {}
+        assert row == was | changed
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("no JSON", "is no record of litellama bench kernels"),
+        ("[]", "is no record of litellama bench kernels"),
+        (json.dumps(kernel_record(gpu="Another GPU")), "is of Another GPU, torch 2"),
+        (json.dumps(kernel_record(versions={"torch": "1", "triton": "3"})), "Some GPU, torch 1"),
+    ],
+)
+def test_bench_kernels_refuses_another_record_first(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, complaint: str
+) -> None:
+    from litellama.bench import kernels as bench_kernels
+    from litellama.bench import machine
+
+    monkeypatch.setattr(bench_kernels, "the_gpu", lambda: torch.device("cuda"))
+    monkeypatch.setattr(machine, "describe", lambda device: kernel_record())
+    path = tmp_path / "record.json"
+    path.write_text(text)
+    result = bench_kernels_with(kernel_record(), monkeypatch, "--update", path)
+    assert result.exit_code == 1
+    assert complaint in " ".join(result.stderr.split())
+    assert "litellama" not in result.stdout, "nothing was measured"
+    assert path.read_text() == text
+
+
 def test_bench_kernels_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     failure = {"kernel": "matvec", "case": "big", "dtype": "float32", "error": "E: no memory"}
     record = kernel_record(failed=[failure | {"peer": "cuBLAS"}], absent=["Liger-Kernel"])

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+from litellama.errors import RequestError
+
 OURS = "litellama"
 SHORT = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "int8": "int8"}
 MOST_COLUMNS = 4  # peers side by side that a table of 80 columns has room for
@@ -61,6 +63,47 @@ def lines(record: dict[str, Any]) -> list[Line]:
         amount = rows[0]["flops" if compute else "bytes"]
         made.append(Line(group, kernel, case, dtype, unit, amount, rates, ours))
     return made
+
+
+def check_same_machine(record: dict[str, Any], again: dict[str, Any]) -> None:
+    """RequestError unless both are of one GPU and the same versions: one table, one machine."""
+    mine, theirs = (
+        f"{r['gpu']}, torch {r['versions']['torch']}, triton {r['versions']['triton']}"
+        for r in (record, again)
+    )
+    if mine != theirs:
+        raise RequestError(
+            f"the record is of {mine}, what was measured now of {theirs}: write that to a file of "
+            "its own (--output)"
+        )
+
+
+def updated(record: dict[str, Any], again: dict[str, Any]) -> dict[str, Any]:
+    """A record of kernels with the cases of a later one in place of its own, or after them.
+
+    Each of the later rows keeps its date, and "updates" says how they were measured.
+    """
+    check_same_machine(record, again)
+    results: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for row in record["results"]:
+        results.setdefault(_case(row), []).append(row)
+    measured: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for row in again["results"]:
+        measured.setdefault(_case(row), []).append(row | {"date": again["date"]})
+    results |= measured
+    failed = [row for row in record["failed"] if _case(row) not in measured] + again["failed"]
+    names = ("command", "date", "copy_bytes_per_s", "matmul_flop_per_s", "absent")
+    update = {name: again[name] for name in names}
+    update["cases"] = [f"{kernel} {case}" for kernel, case, _ in measured]
+    return record | {
+        "failed": failed,
+        "updates": [*record.get("updates", []), update],
+        "results": [row for rows in results.values() for row in rows],
+    }
+
+
+def _case(row: dict[str, Any]) -> tuple[str, ...]:
+    return row["kernel"], row["case"], row["dtype"]
 
 
 def grouped(made: list[Line]) -> dict[str, list[Line]]:

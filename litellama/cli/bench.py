@@ -132,6 +132,10 @@ def kernels(
     dtype: Annotated[list[str] | None, typer.Option(help="Repeat for several.")] = None,
     repeats: Annotated[int, typer.Option(help="Timed repetitions.")] = 30,
     output: Output = None,
+    update: Annotated[
+        Path | None,
+        typer.Option(help="A record of the same GPU: put these cases in place of its own."),
+    ] = None,
 ) -> None:
     """Time each kernel on the GPU against its peers, in turns.
 
@@ -140,8 +144,12 @@ def kernels(
     The record is written after each case: a run that is stopped keeps it.
     """
     from litellama.bench import kernels as bench_kernels
+    from litellama.bench import machine
 
     _check_writable(output)
+    older = _read_kernels(update) if update else None
+    if older:
+        report.check_same_machine(older, machine.describe(bench_kernels.the_gpu()))
     with stderr().status("starting") as status:
         record = bench_kernels.run(
             names,
@@ -153,7 +161,18 @@ def kernels(
         )
     _print_kernels(record)
     _write(record, output, tell=True)
+    if older:
+        _write(report.updated(older, record), update, tell=True)
     _report_what_is_missing(record)
+
+
+def _read_kernels(path: Path) -> dict[str, Any]:
+    """A record of kernels, to be updated; what is no such file is refused before any measuring."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return record | {"results": list(record["results"]), "versions": dict(record["versions"])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        fail(f"{path} is no record of litellama bench kernels: {error!r}")
 
 
 def _progress(status: Any) -> Any:

@@ -198,7 +198,7 @@ def recorded(
         record = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(record, dict):
             when = {"date": record["date"]} if "date" in record else {}
-            record = [row | when for row in record["results"]]
+            record = [when | row for row in record["results"]]
         rows += record
     rows = [row for row in rows if row["kernel"] == kernel]
     return [row for row in rows if shape is None or first_shape(row) == list(shape)]

@@ -191,3 +191,8 @@ def can_overlap(device: torch.device) -> bool:
 def warps_for(BLOCK: int) -> int:
     """Warps for one row of ``BLOCK`` elements: about 16 elements a thread, 1 to 16 warps."""
     return min(max(BLOCK // 512, 1), 16)
+
+
+def most_warps() -> int:
+    """Warps of the largest program, of 1,024 threads: a warp of AMD's servers has 64 of them."""
+    return 16 if torch.version.hip else 32

@@ -2,7 +2,8 @@
 
 Shapes: ``x`` is [..., N] for any N; the result has its shape and dtype, and the sums are float32.
 Bytes: a row that fits in one block is read once and written once, 2 N * element_size; a longer row
-is read twice (once for its maximum and sum, found together "online", once to write), so 3.
+is read twice (once for its maximum and sum, found together "online", once to write, then partly
+from the cache), so up to 3.
 Source: Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018,
 arXiv:1805.02867.  Lesson 02 builds this file.
 """
@@ -12,6 +13,7 @@ import torch
 from litellama.kernels.backend import (
     check_tensors,
     launch,
+    most_warps,
     next_power_of_2,
     require,
     tl,
@@ -56,10 +58,14 @@ def softmax_online_kernel(x_ptr, out_ptr, N, BLOCK: tl.constexpr):
         maximum = new_maximum
     row_maximum = tl.max(maximum, axis=0)
     row_total = tl.sum(total * tl.exp(maximum - row_maximum), axis=0)
-    for start in range(0, N, BLOCK):
+    # Back from the end: what was read last is still in the cache.  The results, which nobody here
+    # reads again, are to leave it first.
+    for back in range(0, N, BLOCK):
+        start = (N - 1) // BLOCK * BLOCK - back
         inside = start + columns < N
         x = tl.load(x_ptr + row + start + columns, mask=inside, other=-float("inf")).to(tl.float32)
-        tl.store(out_ptr + row + start + columns, tl.exp(x - row_maximum) / row_total, mask=inside)
+        y = tl.exp(x - row_maximum) / row_total
+        tl.store(out_ptr + row + start + columns, y, mask=inside, eviction_policy="evict_first")
 
 
 def softmax(x: torch.Tensor) -> torch.Tensor:
@@ -78,5 +84,7 @@ def softmax(x: torch.Tensor) -> torch.Tensor:
     N = x.shape[-1]
     kernel = softmax_kernel if N <= MAX_BLOCK else softmax_online_kernel
     BLOCK = min(next_power_of_2(N), MAX_BLOCK)
-    launch(kernel, (x.numel() // N,), x, out, N, BLOCK=BLOCK, num_warps=warps_for(BLOCK))
+    # A long row by as many as can be, so that more of it is on its way at once.
+    warps = warps_for(BLOCK) if N <= MAX_BLOCK else most_warps()
+    launch(kernel, (x.numel() // N,), x, out, N, BLOCK=BLOCK, num_warps=warps)
     return out

@@ -186,6 +186,7 @@ def stand_in(target: Target) -> Compiler:
         "can_overlap": lambda device: not amd and int(target.architecture) >= 90,
         "shared_memory": lambda device: target.shared,
         "stages": lambda wanted: min(wanted, 2) if amd else wanted,
+        "most_warps": lambda: 16 if amd else 32,
     }
     for name, module in list(sys.modules.items()):
         if name.startswith("litellama.kernels."):
