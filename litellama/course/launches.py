@@ -137,20 +137,15 @@ def draw_lines(
 def recorded(files: str = "launches_*.json") -> list[Case]:
     """The cases of these records beside the package; each knows its GPU and date.
 
-    Of a case in several records, that of the first: launches_h100.json before the longer names,
-    which tell of an older engine.  A case: model, batch, peer ("litellama" or "transformers"),
-    kernels, step_us and host_us by way of launching (medians and quartiles), engine_us, and a
-    timeline by way.
+    A case: model, batch, peer ("litellama" or "transformers"), kernels, step_us and host_us by way
+    of launching (medians and quartiles), engine_us, and a timeline by way.
     """
-    cases: dict[tuple[str, int, str], Case] = {}
+    cases: list[Case] = []
     for path in sorted(BENCHMARKS.glob(files)):
         record = json.loads(path.read_text(encoding="utf-8"))
         where = {"gpu": record.get("gpu", "a GPU"), "date": record["date"]}
-        for case in record["cases"]:
-            if case["step_us"]:
-                key = (case["model"], case["batch"], case["peer"])
-                cases.setdefault(key, where | case)
-    return list(cases.values())
+        cases += [where | case for case in record["cases"] if case["step_us"]]
+    return cases
 
 
 def find(cases: list[Case], model: str, batch: int, peer: str = "litellama") -> Case | None:

@@ -101,12 +101,10 @@ def test_a_record_is_shown_with_its_gpu_and_date(tmp_path, monkeypatch, capsys, 
     record = {"gpu": "GPU-1", "date": "2026-01-02", "cases": [case, empty]}
     (tmp_path / "launches_x.json").write_text(json.dumps(record), encoding="utf-8")
     monkeypatch.setattr(launches, "BENCHMARKS", tmp_path)
-    older = record | {"date": "2025-12-31", "cases": [case, case | {"model": "b"}]}
-    (tmp_path / "launches_x_old.json").write_text(json.dumps(older), encoding="utf-8")
-    found, other = launches.recorded()
-    assert (found["date"], other["model"]) == ("2026-01-02", "b")
-    assert [c["date"] for c in launches.recorded("*_old.json")] == ["2025-12-31"] * 2
-    cases = [found]
+    older = record | {"date": "2025-12-31"}
+    (tmp_path / "older_launches_x.json").write_text(json.dumps(older), encoding="utf-8")
+    assert [c["date"] for c in launches.recorded("older_*.json")] == ["2025-12-31"]
+    (found,) = cases = launches.recorded()
     launches.show_timeline(launches.find(cases, "a", 1))
     launches.show_steps(cases, "a")
     for said in shown:
