@@ -134,12 +134,16 @@ def recorded_machine(kernels: Record | None, record: Record | None = None) -> Ma
     """The recorded GPU; its memory's speed is that of ``record``, if that is of the same GPU."""
     if kernels is None:
         return None
-    source = f"measured {kernels['date']}"
     same = record is not None and record.get("gpu") == kernels["gpu"]
-    bandwidth = bandwidth_of(record if record and same else kernels)
+    of_memory = record if record and same else kernels
+    source = " and ".join(dict.fromkeys(r["date"] for r in (of_memory, kernels)))
     sheets = (m.memory for m in DATA_SHEETS if m.name.split()[0] in kernels["gpu"])
     return Machine(
-        kernels["gpu"], source, bandwidth, kernels["matmul_flop_per_s"], next(sheets, None)
+        kernels["gpu"],
+        f"measured {source}",
+        bandwidth_of(of_memory),
+        kernels["matmul_flop_per_s"],
+        next(sheets, None),
     )
 
 

@@ -78,10 +78,10 @@ def cost_by_operation(rows, columns, element_size):
 _LOAD = 'x = tl.load(x_ptr + row + columns, mask=inside, other=-float("inf")).to(tl.float32)'
 _SUM = "tl.sum(exponentials, axis=0)"
 _ONLINE_SUM = "total = total * tl.exp(maximum - shift) + tl.exp(x - shift)"
-_ONLINE_STORE = (
-    "tl.store(out_ptr + row + start + columns, tl.exp(x - row_maximum) / row_total, mask=inside)"
-)
-_LOOP = """    for start in range(0, N, BLOCK):
+_ONLINE_STORE = """y = tl.exp(x - row_maximum) / row_total
+        tl.store(out_ptr + row + start + columns, y, mask=inside, eviction_policy="evict_first")"""
+_LOOP = """    for back in range(0, N, BLOCK):
+        start = (N - 1) // BLOCK * BLOCK - back
         inside = start + columns < N
         x = tl.load(x_ptr + row + start + columns, mask=inside, other=-float("inf")).to(tl.float32)
 """

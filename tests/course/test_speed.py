@@ -143,7 +143,10 @@ def test_records_of_two_gpus_are_not_mixed():
     other = engine_record(gpu="GPU A100")
     assert speed.account(other, kernels()) == []
     assert speed.recorded_machine(kernels(), other).bandwidth == 0.9e12
-    assert speed.recorded_machine(kernels(), engine_record()).bandwidth == 1e12
+    later = engine_record(date="later")
+    assert speed.recorded_machine(kernels(), later).bandwidth == 1e12
+    assert speed.recorded_machine(kernels(), later).source.startswith("measured later and ")
+    assert speed.recorded_machine(kernels()).source == f"measured {kernels()['date']}"
 
 
 def test_a_case_within_five_per_cent_is_no_loss():
