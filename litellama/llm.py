@@ -9,7 +9,9 @@ import torch
 
 from litellama.arguments import (
     Prompt,
+    as_ids,
     as_prompts,
+    check_params,
     check_sizes,
     check_token_ids,
     pick_device,
@@ -20,7 +22,7 @@ from litellama.arguments import (
 from litellama.chat import Message, render_chat
 from litellama.checkpoints import resolve
 from litellama.engine import BlockManager, Engine, Runner, Scheduler
-from litellama.engine.memory import Memory, cache_bytes, step_bytes, weight_bytes
+from litellama.engine.memory import Memory, cache_bytes, check_fits, step_bytes, weight_bytes
 from litellama.engine.pictures import Picture
 from litellama.engine.request import FinishReason, Request
 from litellama.errors import EngineError, RequestError
@@ -67,12 +69,13 @@ class LLM:
     tokens mean a smoother stream beside them.  Default 2048 on a GPU, 512 on a CPU.
     block_size: tokens in one block of the KV cache, a power of two.  Default 64 on a GPU, 16 on a
     CPU.
-    max_seq_len: the longest prompt and answer together; default the model's context.
+    max_seq_len: the longest prompt and answer together (a prompt of just that length still gets one
+    token); default the model's context.
     kv_cache_tokens: the size of the cache pool; default from the free memory.
     prefix_caching: whether a prompt starts from cached blocks that hold its first tokens.
     trace_steps: how many steps ``engine.scheduler.trace`` keeps, for drawing.
 
-    Raises ConfigError, CheckpointError or RequestError, all ValueErrors, before any work is done.
+    Raises ConfigError, CheckpointError or RequestError, all ValueErrors.
     A step that fails raises EngineError where its answers are awaited; other requests go on.
     ``memory`` says how many bytes of the device it takes (``engine.memory`` has the formula);
     ``image_processor`` is None unless the model reads pictures.
@@ -95,12 +98,15 @@ class LLM:
         self.device = pick_device(device)
         block_size = BLOCK_SIZE[self.device.type] if block_size is None else block_size
         check_sizes(
-            block_size,
+            block_size=block_size,
             max_num_seqs=max_num_seqs,
             max_step_tokens=max_step_tokens,
             max_seq_len=max_seq_len,
             kv_cache_tokens=kv_cache_tokens,
+            trace_steps=trace_steps or None,
         )
+        if not isinstance(prefix_caching, bool):
+            raise RequestError(f"prefix_caching must be True or False, got {prefix_caching!r}")
         self.weight_dtype = pick_dtype(dtype, self.device)
         self.dtype = torch.bfloat16 if self.weight_dtype == torch.int8 else self.weight_dtype
         self.name = str(model)
@@ -108,7 +114,8 @@ class LLM:
         if self.weight_dtype == torch.int8:
             quantise(decoder_of(self.model))
         self.max_seq_len = min(max_seq_len or self.config.context, self.config.context)
-        step_tokens = max_step_tokens or MAX_STEP_TOKENS[self.device.type]
+        # The scheduler, too, has room in each step for a token of every sequence.
+        step_tokens = max(max_step_tokens or MAX_STEP_TOKENS[self.device.type], max_num_seqs)
         num_blocks = self._plan_memory(max_num_seqs, step_tokens, block_size, kv_cache_tokens)
         # One request alone must fit the pool: then waiting is all that a full pool can cause.
         self.max_seq_len = min(self.max_seq_len, num_blocks * block_size)
@@ -159,6 +166,7 @@ class LLM:
         num_blocks = max(tokens // block_size, 1)
         cache = num_blocks * block_size * per_token
         self.memory = Memory(weight_bytes(self.model), cache, step)
+        check_fits(self.device, self.memory)
         return num_blocks
 
     def generate(
@@ -178,8 +186,10 @@ class LLM:
         each = spread(params, len(many))
         shown = spread_images(images, len(many), single)
         made = [self._encode(prompt, some) for prompt, some in zip(many, shown, strict=True)]
-        requests = [self._submit(*e, p) for e, p in zip(made, each, strict=True)]
+        requests: list[Request] = []
         try:
+            for one, its_params in zip(made, each, strict=True):
+                requests.append(self._submit(*one, its_params))
             while any(r.finish_reason is None for r in requests):
                 self.engine.step()
         finally:  # also on Ctrl-C: nothing goes on in the background
@@ -196,10 +206,11 @@ class LLM:
     ) -> Generator[str, None, RequestOutput]:
         """Complete one prompt, piece by piece; the pieces join to exactly generate's text.
 
-        The prompt is checked at once and queued at the first ``next``; closing the generator aborts
-        it.  The generator's return value (of ``yield from``) is generate's output.
+        Prompt and params are checked at once, and the prompt is queued at the first ``next``;
+        closing the generator aborts it.  The generator's return value (of ``yield from``) is
+        generate's output.
         """
-        return self._pieces(*self._encode(prompt, images), params or SamplingParams())
+        return self._pieces(*self._encode(prompt, images), check_params(params))
 
     def submit(
         self,
@@ -211,7 +222,7 @@ class LLM:
 
         Until then it is only looked at: its blocks, how much of it was found in the cache.
         """
-        return self._submit(*self._encode(prompt, images), params or SamplingParams())
+        return self._submit(*self._encode(prompt, images), check_params(params))
 
     def follow(self, request: Request) -> Generator[str, None, RequestOutput]:
         """The pieces of a submitted request, as ``stream`` gives them; closing it aborts."""
@@ -227,7 +238,6 @@ class LLM:
                     self.engine.step()
         finally:
             self.engine.abort(request)
-            self.engine.take(request)
 
     def chat(
         self,
@@ -276,6 +286,7 @@ class LLM:
 
         last: only the rows of so many tokens at the end; all rows of a long text are large.
         """
+        check_sizes(last=last)
         return self._runner.all_logits(*self._encode(token_ids, images), last)
 
     def _encode(
@@ -285,7 +296,7 @@ class LLM:
 
         RequestError unless they fit the vocabulary, the context and each other.
         """
-        ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
+        ids = as_ids(prompt, self.tokenizer)
         shown = check_images(images)
         if self.image_processor is None:
             if shown:

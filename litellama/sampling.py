@@ -11,6 +11,7 @@ min-p: Nguyen et al., 2024, arXiv:2407.01082.  Lesson 14 builds this file.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import torch
@@ -67,12 +68,21 @@ class SamplingParams:
                 f"stop must be a string or several, none of them empty, got {self.stop!r}"
             )
         object.__setattr__(self, "stop", tuple(stop))
+        if not isinstance(self.ignore_eos, bool):
+            raise RequestError(f"ignore_eos must be True or False, got {self.ignore_eos!r}")
 
-    def _number(self, name: str, what: str, valid: Any, kind: Any = (int, float)) -> None:
+    def _number(self, name: str, what: str, valid: Any, kind: Any = Real) -> None:
         value = getattr(self, name)
-        right_type = isinstance(value, kind) and not isinstance(value, bool)
-        if not (right_type and math.isfinite(value) and valid(value)):
+        if hasattr(value, "item"):  # numpy's numbers
+            value = value.item()
+        try:
+            right = isinstance(value, kind) and not isinstance(value, bool)
+            right = right and math.isfinite(value) and valid(value)
+        except OverflowError:  # an integer larger than every float
+            right = False
+        if not right:
             raise RequestError(f"{name} must be {what}, got {value!r}")
+        object.__setattr__(self, name, value)
 
     @property
     def filters(self) -> bool:

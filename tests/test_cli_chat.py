@@ -22,6 +22,7 @@ from rich.console import Console
 
 from litellama import LLM, SamplingParams
 from litellama.cli import chat
+from litellama.errors import EngineError
 from tests.checkpoint_maker import make_llava
 from tests.fake_chat import FakeLLM
 
@@ -84,6 +85,34 @@ def test_a_message_longer_than_the_context_is_refused_and_forgotten() -> None:
         say(conversation, "word " * 12)
     assert conversation.messages == []
     assert say(conversation, "short").text == "user: short "
+
+
+def test_a_message_too_long_costs_no_other(tiny_llama: Path) -> None:
+    llm = LLM(tiny_llama, device="cpu", max_seq_len=64)
+    conversation = converse(llm, temperature=0.0, max_tokens=4, ignore_eos=True)
+    say(conversation, "a")
+    say(conversation, "b")
+    before = list(conversation.messages)
+    assert len(before) == 4
+    with pytest.raises(ValueError, match="the message is too long"):
+        say(conversation, "word " * 60)
+    assert conversation.messages == before
+
+
+def test_a_message_whose_answer_fails_is_taken_back(tiny_llama: Path) -> None:
+    conversation = converse(LLM(tiny_llama, device="cpu"), temperature=0.0, max_tokens=4)
+    say(conversation, "a")
+    before = list(conversation.messages)
+
+    def fail(step: object) -> None:
+        raise ZeroDivisionError("injected")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(conversation.llm.engine.runner, "submit", fail)
+        with pytest.raises(EngineError, match="injected"):
+            say(conversation, "b")
+    assert conversation.messages == before
+    assert say(conversation, "b").tokens > 0
 
 
 def test_with_the_engine(tiny_llama: Path) -> None:

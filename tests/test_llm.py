@@ -1,8 +1,10 @@
 """The front door on a small random model: batches, streams, seeds, stops, limits and errors."""
 
+import gc
 import random
 import threading
 
+import numpy as np
 import pytest
 import torch
 
@@ -28,7 +30,7 @@ def is_idle(llm: LLM) -> bool:
     """No request waits or runs, and every block is free."""
     scheduler = llm.engine.scheduler
     free = scheduler.manager.num_free == scheduler.manager.num_blocks
-    return free and not scheduler.running and not scheduler.waiting and not llm.engine._pieces
+    return free and not scheduler.running and not scheduler.waiting and not llm.engine._live
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -175,11 +177,56 @@ def test_ctrl_c_leaves_nothing_behind(llm, monkeypatch):
     assert len(llm.generate([1, 2], GREEDY)[0].token_ids) == 12
 
 
+def test_what_cannot_all_be_submitted_leaves_nothing_behind(llm, monkeypatch):
+    submit = llm.engine.submit
+    calls = iter([submit, submit])  # and then Ctrl-C
+
+    def interrupt(*arguments):
+        if (one := next(calls, None)) is None:
+            raise KeyboardInterrupt
+        return one(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(llm.engine, "submit", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            llm.generate([[1, 2], [3], [4]], GREEDY)
+    assert is_idle(llm)
+
+
+@pytest.mark.timeout(120)
+def test_streams_that_the_garbage_collector_closes_stop_nobody(llm):
+    def forget() -> None:
+        stream = llm.stream([1, 2], GREEDY)
+        next(stream)
+        cycle: list = [stream]
+        cycle.append(cycle)
+
+    submit = llm.engine.runner.submit
+
+    def collect(step):
+        gc.collect()
+        return submit(step)
+
+    forget()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(llm.engine.runner, "submit", collect)
+        assert len(llm.generate([1, 2], GREEDY)[0].token_ids) == 12
+    assert is_idle(llm)
+
+
 def test_a_prompt_seen_before_is_taken_from_the_cache(llm):
     prompt = prompts(5, 1)[0] * 2
     first, again = (llm.generate(prompt, GREEDY)[0] for _ in range(2))
     assert first == again
     assert first.num_cached_tokens < 16 <= again.num_cached_tokens < len(prompt)
+
+
+def test_tokens_in_an_array_or_a_tensor_are_a_prompt(llm):
+    expected = llm.generate([5, 6, 7], GREEDY)
+    for prompt in (np.array([5, 6, 7]), torch.tensor([5, 6, 7]), list(np.array([5, 6, 7]))):
+        assert llm.generate(prompt, GREEDY) == expected
+        assert "".join(llm.stream(prompt, GREEDY)) == expected[0].text
+    torch.testing.assert_close(llm.logits(np.array([5, 6])), llm.logits([5, 6]))
 
 
 def test_finish_reasons(llm):
@@ -254,6 +301,19 @@ def test_chat_follows_the_template(llm):
         (lambda llm: llm.generate([-1]), "token id -1"),
         (lambda llm: llm.generate([[1, 2.5]]), "token id 2.5"),
         (lambda llm: llm.generate([[1], [2]], [GREEDY]), "2 prompts and 1 SamplingParams"),
+        (lambda llm: llm.generate([[1], [2]], [GREEDY, 5]), "must be SamplingParams, got 5"),
+        (lambda llm: llm.generate([1], {"seed": 0}), r"must be SamplingParams, got {'seed': 0}"),
+        (lambda llm: llm.stream([1], {"seed": 0}), "must be SamplingParams"),
+        (lambda llm: llm.submit([1], 0), "must be SamplingParams, got 0"),
+        (lambda llm: llm.generate(None), "string or a list of token ids, got None"),
+        (lambda llm: llm.generate(5), "got 5"),
+        (lambda llm: llm.generate([1.5]), "token id 1.5 at position 0"),
+        (lambda llm: llm.generate(["a", None]), "got None"),
+        (lambda llm: llm.generate(b"hello"), "got b'hello'"),
+        (lambda llm: llm.stream(b"hello"), "got b'hello'"),
+        (lambda llm: llm.generate("\ud800"), "no text that can be written"),
+        (lambda llm: llm.logits([1, 2], last=0), "last must be a positive integer, got 0"),
+        (lambda llm: llm.logits([1, 2], last="a"), "last must be a positive integer, got 'a'"),
         (lambda llm: llm.stream(""), "the prompt is empty"),
         (lambda llm: llm.logits([300]), "token id 300"),
         (lambda llm: llm.chat([]), "conversation is empty"),
@@ -278,6 +338,12 @@ def test_requests_that_cannot_be_served_are_refused_at_once(llm, call, message):
         ({"max_seq_len": 2.5}, "max_seq_len must be a positive integer, got 2.5"),
         ({"max_step_tokens": 0}, "max_step_tokens must be a positive integer, got 0"),
         ({"kv_cache_tokens": "all"}, "kv_cache_tokens must be a positive integer, got 'all'"),
+        ({"kv_cache_tokens": 10**15}, "more than the .* GB of memory: lower kv_cache_tokens"),
+        ({"max_num_seqs": 10**13}, "more than the .* GB of memory.* or max_num_seqs"),
+        ({"trace_steps": -1}, "trace_steps must be a positive integer, got -1"),
+        ({"prefix_caching": "no"}, "prefix_caching must be True or False, got 'no'"),
+        ({"device": None}, "unknown device None"),
+        ({"dtype": ["a"]}, r"unknown dtype \['a'\]"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(tiny_llama, settings, message):

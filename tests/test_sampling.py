@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -32,6 +33,9 @@ BAD = [
     ("seed", 1.5),
     ("stop", ("",)),
     ("stop", 3),
+    ("temperature", 10**400),
+    ("seed", 10**400),
+    ("ignore_eos", "no"),
 ]
 
 
@@ -40,6 +44,13 @@ def test_parameters_out_of_range_are_refused_with_their_name_and_value(name, val
     with pytest.raises(RequestError, match=name) as caught:
         SamplingParams(**{name: value})
     assert repr(value) in str(caught.value)
+
+
+def test_numbers_of_numpy_are_numbers():
+    params = SamplingParams(temperature=np.float32(0.5), seed=np.int64(3), top_k=np.int32(4))
+    assert params == SamplingParams(temperature=0.5, seed=3, top_k=4)
+    with pytest.raises(RequestError, match="seed must be an integer"):
+        SamplingParams(seed=np.float32(3))
 
 
 def test_one_stop_string_or_several():

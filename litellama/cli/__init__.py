@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from litellama.cli import bench, chat, convert, course, doctor, generate, pull
 from litellama.cli.console import fail
+from litellama.errors import EngineError
 
 
 class _Commands(TyperGroup):
@@ -19,7 +20,7 @@ class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except ValueError as error:  # every error of litellama/errors.py, see there
+        except (ValueError, EngineError) as error:  # every error of litellama/errors.py, see there
             fail(str(error))
 
 

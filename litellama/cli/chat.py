@@ -22,6 +22,7 @@ from rich.text import Text
 
 from litellama.cli import options
 from litellama.cli.console import complain, notice, stdout
+from litellama.errors import EngineError
 
 if TYPE_CHECKING:
     from litellama import LLM, SamplingParams
@@ -95,20 +96,21 @@ class Conversation:
         context = self.llm.max_seq_len
         room = min(self.params.max_tokens, context // 2)
         system = [{"role": "system", "content": self.system}] if self.system else []
-        dropped = 0
+        first = 0  # message that is kept: questions and answers, two each
         while True:
-            ids = self.llm.chat_prompt(system + self.messages)
-            if len(ids) + room <= context or len(self.messages) == 1:
+            ids = self.llm.chat_prompt(system + self.messages[first:])
+            if len(ids) + room <= context or first == len(self.messages) - 1:
                 break
-            del self.images[: num_images(self.messages[0])]
-            del self.messages[:2]  # a question and its answer
-            dropped += 1
+            first += 2
         if len(ids) >= context:
             raise ValueError(
                 f"the message is too long: {len(ids)} tokens with the chat template, and the "
                 f"context holds {context}"
             )
-        return ids, dropped
+        for message in self.messages[:first]:
+            del self.images[: num_images(message)]
+        del self.messages[:first]
+        return ids, first // 2
 
     def answer(self, message: str, show: Callable[[str], None], stopped: threading.Event) -> Answer:
         """Say ``message``, pass the answer's pieces to ``show`` as they come, and remember both.
@@ -119,14 +121,13 @@ class Conversation:
         self.images += self.shown
         try:
             ids, dropped = self.prompt()
-        except ValueError:
+            if dropped:
+                notice(f"The context is full: forgot the oldest {dropped} exchange(s).")
+            answer = self._stream(ids, show, stopped, time.perf_counter())
+        except BaseException:  # no answer: the message is taken back, its pictures wait for another
             del self.images[len(self.images) - num_images(self.messages.pop()) :]
             raise
         self.shown.clear()
-        if dropped:
-            notice(f"The context is full: forgot the oldest {dropped} exchange(s).")
-        start = time.perf_counter()
-        answer = self._stream(ids, show, stopped, start)
         self.messages.append({"role": "assistant", "content": answer.text})
         return answer
 
@@ -390,5 +391,5 @@ def chat(
             notice("Ctrl-D or /quit leaves.")
         except EOFError:
             return
-        except ValueError as error:
+        except (ValueError, EngineError) as error:
             complain(str(error))

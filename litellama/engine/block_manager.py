@@ -43,13 +43,12 @@ class BlockState:
     """One block, for drawing.
 
     state: "used" by ``owners`` (ids of requests), "cached" (nobody's, its content can be used
-    again) or "free".  hits: how often a sequence has started with this content.
+    again) or "free".
     """
 
     state: State
     owners: tuple[int, ...]
     references: int
-    hits: int
 
 
 class BlockManager:
@@ -58,12 +57,15 @@ class BlockManager:
     def __init__(self, num_blocks: int, block_size: int, prefix_caching: bool = True) -> None:
         self.num_blocks, self.block_size = num_blocks, block_size
         self.prefix_caching = prefix_caching
-        self._references = [0] * num_blocks
-        self._hits = [0] * num_blocks
-        self._keys = [b""] * num_blocks  # b"" where nothing is published
+        self.reset()
+
+    def reset(self) -> None:
+        """Free all blocks, and trust no content: at the start, and after a step that failed."""
+        self._references = [0] * self.num_blocks
+        self._keys = [b""] * self.num_blocks  # b"" where nothing is published
         self._published: dict[bytes, int] = {}
         # Blocks that nobody owns, the next to be taken first.
-        self._free: OrderedDict[int, None] = OrderedDict.fromkeys(range(num_blocks))
+        self._free: OrderedDict[int, None] = OrderedDict.fromkeys(range(self.num_blocks))
         self._unwritten: set[int] = set()  # published, and filled by the step being scheduled
 
     @property
@@ -110,7 +112,6 @@ class BlockManager:
         for block in shared:
             self._free.pop(block, None)
             self._references[block] += 1
-            self._hits[block] += 1
         blocks.extend(shared)
         self.grow(blocks, num_tokens)
         return len(shared) * self.block_size
@@ -167,11 +168,6 @@ class BlockManager:
                     self._free.move_to_end(block, last=False)  # nothing to keep: taken next
         blocks.clear()
 
-    def forget(self) -> None:
-        """Publish nothing any more: after a failed step no content can be trusted."""
-        self._keys = [b""] * self.num_blocks
-        self._published.clear()
-
     def slots(self, blocks: list[int], start: int, stop: int) -> list[int]:
         """The slots of tokens start..stop-1 of a sequence: block * block_size + offset."""
         size = self.block_size
@@ -184,7 +180,7 @@ class BlockManager:
             for block in blocks:
                 owners[block].append(request_id)
         return [
-            BlockState(self._state(block), tuple(owners[block]), references, self._hits[block])
+            BlockState(self._state(block), tuple(owners[block]), references)
             for block, references in enumerate(self._references)
         ]
 
@@ -206,7 +202,7 @@ class BlockManager:
         block, _ = self._free.popitem(last=False)
         if self._is_cached(block):
             del self._published[self._keys[block]]
-        self._keys[block], self._hits[block] = b"", 0
+        self._keys[block] = b""
         self._references[block] = 1
         return block
 

@@ -25,8 +25,14 @@ class Detokenizer:
 
     def __init__(self, tokenizer: Any, context: Sequence[int], stop: Sequence[str]) -> None:
         self._tokenizer, self._stop = tokenizer, stop
-        self._window = list(context[-MAX_TOKENS_PER_CHARACTER:])
-        self._settled = len(self._window)  # tokens of the window whose text is already in _pending
+        self._window = list(context[-2 * MAX_TOKENS_PER_CHARACTER :])
+        # Tokens of the window whose text is not this answer's, or already in _pending.  A prompt
+        # that was cut inside a character leaves it to the answer, whose first tokens complete it.
+        whole = self._settled = len(self._window)
+        while whole and self._decode(self._window[:whole]).endswith(REPLACEMENT):
+            whole -= 1
+        if self._settled - whole < MAX_TOKENS_PER_CHARACTER:
+            self._settled = whole
         self._pending = ""
         self.text = ""
         self.stopped = False
@@ -38,11 +44,13 @@ class Detokenizer:
         self._window.append(token_id)
         before, now = self._decode(self._window[: self._settled]), self._decode(self._window)
         unfinished = len(self._window) - self._settled
-        if now.endswith(REPLACEMENT) and unfinished < MAX_TOKENS_PER_CHARACTER:
+        text = self._pending + now[len(before) :]
+        complete = not now.endswith(REPLACEMENT) or unfinished >= MAX_TOKENS_PER_CHARACTER
+        if not complete and not any(stop in text for stop in self._stop):
             return ""
         self._window = self._window[self._settled :]
         self._settled = len(self._window)
-        self._pending += now[len(before) :]
+        self._pending = text
         return self._release(self._unstopped())
 
     def extend(self, token_ids: Sequence[int]) -> str:
@@ -66,6 +74,7 @@ class Detokenizer:
             return ""
         before, now = self._decode(self._window[: self._settled]), self._decode(self._window)
         self._pending += now[len(before) :].rstrip(REPLACEMENT)
+        self._window, self._settled = [], 0
         length = self._unstopped()
         return self._release(length if self.stopped else len(self._pending))
 

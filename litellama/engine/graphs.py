@@ -109,6 +109,10 @@ class DecodeGraphs:
         self._next = [(s.request, s.stop) for s in scheduled]
         return self.tokens[: len(scheduled)]
 
+    def forget(self) -> None:
+        """Take up the settings and the blocks of the next step anew, whoever is in it."""
+        self._next = []
+
     def _size(self, count: int) -> int:
         size = next((size for size in BATCH_SIZES if size >= count), round_up(count, 32))
         return min(size, self.max_num_seqs)

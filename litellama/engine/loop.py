@@ -7,7 +7,7 @@ import itertools
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -77,7 +77,9 @@ class Engine:
         self.max_seq_len = max_seq_len
         self._ids = itertools.count()
         self._lock, self._next = threading.Lock(), threading.Lock()
-        self._pieces: dict[Request, list[str]] = {}
+        self._live: dict[Request, None] = {}  # those that have not ended, in order of arrival
+        self._closed: deque[Request] = deque()  # those that ``abort`` will have ended
+        self._inside: set[int] = set()  # the threads that have their turn, or wait for it
         self._in_flight: deque[tuple[Step, Callable[[], list[int]]]] = deque()
 
     def submit(
@@ -94,36 +96,33 @@ class Engine:
         with self._turn():
             number = next(self._ids)
             request = Request(number, list(prompt), params, seed, detokenizer, longest, pictures)
-            self._pieces[request] = []
+            self._live[request] = None
             self.scheduler.add(request)
         return request
 
     def take(self, request: Request) -> str:
         """The text that has come since the last call."""
         with self._turn():
-            if request.finish_reason is None:
-                try:
-                    self._decode(request)
-                except Exception as error:
-                    request.error = error
-                    self._finish(request, "aborted")
-            pieces = self._pieces.get(request, [])
-            text = "".join(pieces)
-            pieces.clear()
-            if request.finish_reason is not None:
-                self._pieces.pop(request, None)
+            self._decode(request)
+            text = request.detokenizer.text[request.num_taken :]
+            request.num_taken += len(text)
             return text
 
     def abort(self, request: Request) -> None:
-        """End a request now, if it has not ended; what it has so far stays readable."""
-        with self._turn():
-            if request.finish_reason is None:
-                self._finish(request, "aborted")
+        """End a request now, if it has not ended; what it has so far stays readable.
+
+        The garbage collector may close a forgotten stream in the middle of this thread's own turn;
+        such a request ends with the next turn.
+        """
+        self._closed.append(request)
+        if threading.get_ident() not in self._inside:
+            with self._turn():
+                pass
 
     def step(self) -> None:
         """Submit the next step, and take in the oldest one if more than ``depth`` are in flight.
 
-        If a step fails, its requests end with the error; all others go on.
+        If a step fails, its requests end with the error, and all others go on.
         """
         with self._turn():
             failing: Step | None = None
@@ -165,12 +164,18 @@ class Engine:
     @contextmanager
     def _turn(self) -> Iterator[None]:
         """The lock, fairly: a thread that makes step after step lets a waiting one in between."""
+        self._inside.add(threading.get_ident())
         with self._next:
             self._lock.acquire()
         try:
+            while self._closed:
+                request = self._closed.popleft()
+                if request.finish_reason is None:
+                    self._finish(request, "aborted")
             yield
         finally:
             self._lock.release()
+            self._inside.discard(threading.get_ident())
 
     def _collect(self, step: Step, tokens: list[int]) -> None:
         """Add a step's tokens to its requests; those that ended meanwhile need them no more."""
@@ -182,39 +187,54 @@ class Engine:
     def _append(self, request: Request, token: int) -> None:
         """Add a sampled token to a request, and end the request if this was its last."""
         request.token_ids.append(token)
-        if token in self.eos_token_ids and not request.params.ignore_eos:
-            self._finish(request, "stop")
-            return
-        request.undecoded.append(token)
+        self._end_if_complete(request)
+
+    def _end_if_complete(self, request: Request) -> None:
         if request.params.stop:
-            self._decode(request)  # else when somebody asks for it, or at the end, all at once
-        if request.detokenizer.stopped:
+            self._decode(request)  # else when somebody asks for the text, all at once
+        if request.finish_reason is not None:
+            return  # its text could not be made
+        if request.detokenizer.stopped or self._is_eos(request, request.token_ids[-1]):
             self._finish(request, "stop")
         elif len(request.token_ids) >= request.max_length:
             self._finish(request, "length")
 
+    def _is_eos(self, request: Request, token: int) -> bool:
+        return token in self.eos_token_ids and not request.params.ignore_eos
+
     def _finish(self, request: Request, reason: FinishReason) -> None:
         """End a request.  A step in flight may go on writing to its blocks: it comes before any
         step of their next owner."""
-        if request.error is None:
-            self._decode(request)
-            self._pieces[request].append(request.detokenizer.finish())
-        else:
-            with suppress(Exception):  # it may be the decoding that fails
-                self._decode(request)
         request.finish_reason = reason
+        self._live.pop(request, None)
         self.scheduler.remove(request)
 
     def _decode(self, request: Request) -> None:
-        """Make text of the tokens that are none yet."""
-        tokens, request.undecoded = request.undecoded, []
-        self._pieces[request].append(request.detokenizer.extend(tokens))
+        """Make text of the tokens that are none yet.  If that fails, only this request does."""
+        tokens = request.token_ids[request.num_decoded :]
+        request.num_decoded += len(tokens)
+        if tokens and self._is_eos(request, tokens[-1]):
+            tokens.pop()
+        try:
+            request.detokenizer.extend(tokens)
+            if request.finish_reason is not None:
+                request.detokenizer.finish()
+        except Exception as error:
+            request.error = request.error or error
+            self._finish(request, "aborted")
 
     def _recover(self, failed: Sequence[Scheduled], error: Exception | None) -> None:
-        """End the requests of a failed step, and compute all others that were running again."""
+        """End the requests of a failed step, and compute all others anew.
+
+        Ctrl-C can come anywhere, between any two lines: what it left half done is not looked at.
+        """
         self._in_flight.clear()
         for s in failed:
             if s.request.finish_reason is None:
                 s.request.error = error
                 self._finish(s.request, "aborted")
-        self.scheduler.restart()
+        for request in list(self._live):
+            if request.finish_reason is None and request.output_token_ids:
+                self._end_if_complete(request)
+        self._live = {request: None for request in self._live if request.finish_reason is None}
+        self.scheduler.restart(self._live)

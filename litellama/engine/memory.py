@@ -10,9 +10,11 @@ Q and KV the widths of all query heads and of all key heads, V the vocabulary.  
 peak in one layer's feed-forward: the hidden state and the residual as they came into the layer and
 as they stand now (4 H), gate and up (2 I) and their product (I); attention needs less unless it is
 wide.  Logits of S rows exist in the model's dtype and in float32, and the sampler's penalties count
-tokens in int32.  Pictures, for models that read them, come on top.
+tokens in int32.  On top come pictures, for models that read them, and on a GPU another 4 S V where
+some request filters and some request penalises.
 """
 
+import os
 from dataclasses import dataclass
 
 import torch
@@ -62,6 +64,22 @@ def cache_bytes(device: torch.device, step: int) -> int:
     torch.cuda.empty_cache()  # what loading has left over
     free, _ = torch.cuda.mem_get_info(device)
     return share_of(free, step)
+
+
+def check_fits(device: torch.device, memory: Memory) -> None:
+    """RequestError if that is more than all the memory of the device."""
+    if device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+    elif hasattr(os, "sysconf"):
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    else:
+        return  # Windows does not say it so
+    if memory.peak > total:
+        raise RequestError(
+            f"{memory.weights / 1e9:.1f} GB of weights, {memory.cache / 1e9:.1f} of KV cache and "
+            f"{memory.step / 1e9:.1f} for a step are more than the {total / 1e9:.1f} GB of memory: "
+            "lower kv_cache_tokens, max_step_tokens or max_num_seqs, or take a smaller model"
+        )
 
 
 def share_of(free: int, step: int) -> int:

@@ -21,8 +21,9 @@ class Request:
     whose results have not arrived.  num_computed: tokens whose keys and values are in the cache, or
     will be after the steps submitted so far.  blocks: the cache blocks that hold those, in order.
     block_keys: the keys of all its full blocks.  num_cached: tokens found in the cache when it was
-    first admitted.  undecoded: tokens whose text nobody has asked for yet.  error: what made it
-    fail; its finish_reason is then "aborted".
+    first admitted.  num_decoded: tokens of the prompt, and those of the answer that the detokenizer
+    has.  num_taken: characters of the text that somebody has.  error: what made it fail; its
+    finish_reason is then "aborted".
     """
 
     request_id: int
@@ -33,17 +34,19 @@ class Request:
     max_length: int
     pictures: Sequence[Picture] = ()
     token_ids: list[int] = field(init=False)
+    num_decoded: int = field(init=False)
+    num_taken: int = 0
     num_pending: int = 0
     num_computed: int = 0
     blocks: list[int] = field(default_factory=list)
     block_keys: list[bytes] = field(default_factory=list)
     num_cached: int | None = None
-    undecoded: list[int] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     error: Exception | None = None
 
     def __post_init__(self) -> None:
         self.token_ids = list(self.prompt_token_ids)
+        self.num_decoded = len(self.token_ids)
 
     @property
     def output_token_ids(self) -> list[int]:

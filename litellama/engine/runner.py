@@ -81,6 +81,8 @@ class Runner:
                 ids = [self._ids(s)[0] for s in step.scheduled]
                 tokens = self._graphs.run(step.scheduled, ids, self._fill)
             else:
+                if self._graphs:
+                    self._graphs.forget()  # a step that failed may be computed anew, elsewhere
                 tokens = self.run(step)
             self._places = {s.request: i for i, s in enumerate(step.sampling)}
             return self._bring(tokens)

@@ -20,6 +20,7 @@ al., "Sarathi-Serve", 2024, arXiv:2403.02310 (chunked prefill).  Lesson 16 build
 """
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from litellama.engine.block_manager import BlockManager
@@ -63,15 +64,12 @@ class Scheduled:
 class Step:
     """What the model computes at once; also the record from which a chart can be drawn.
 
-    preempted: ids of requests that lost their blocks.  num_free, num_waiting: blocks that nobody
-    owns and requests that wait, after scheduling.
+    preempted: ids of requests that lost their blocks.
     """
 
     number: int
     scheduled: list[Scheduled]
     preempted: list[int]
-    num_free: int
-    num_waiting: int
 
     @property
     def num_tokens(self) -> int:
@@ -120,13 +118,12 @@ class Scheduler:
             self.waiting.remove(request)
         self.manager.release(request.blocks)
 
-    def restart(self) -> None:
-        """After a failed step: compute all running requests again, and trust no cached content."""
-        while self.running:
-            self._preempt_last()
+    def restart(self, requests: Iterable[Request]) -> None:
+        """After a failed step: all requests that are left wait, in this order, with no blocks."""
+        self.manager.reset()
+        self.running, self.waiting = [], deque(requests)
         for request in self.waiting:
-            request.num_pending = 0
-        self.manager.forget()
+            request.blocks, request.num_computed, request.num_pending = [], 0, 0
 
     def schedule(self) -> Step | None:
         """The next step, with cache blocks taken for its tokens; None if nothing can advance."""
@@ -144,8 +141,7 @@ class Scheduler:
             budget -= admitted.num_tokens
         if not scheduled:
             return None
-        free, waiting = self.manager.num_free, len(self.waiting)
-        step = Step(self.num_steps, scheduled, preempted, free, waiting)
+        step = Step(self.num_steps, scheduled, preempted)
         self.num_steps += 1
         self.trace.append(step)
         return step
@@ -194,7 +190,9 @@ class Scheduler:
         samples = stop == request.length
         request.num_computed = stop
         request.num_pending += samples
-        self._publish(request)
+        # Others may use the blocks whose tokens are computed, and known: those have keys.
+        self._extend_keys(request)
+        self.manager.publish(request.blocks, request.block_keys, request.num_computed)
         return Scheduled(request, start, stop, samples, num_cached, copy)
 
     def _preempt_last(self) -> Request:
@@ -205,11 +203,6 @@ class Scheduler:
         self.waiting.appendleft(victim)
         self.num_preemptions += 1
         return victim
-
-    def _publish(self, request: Request) -> None:
-        """Let others use the blocks whose tokens are computed, and known: those have keys."""
-        self._extend_keys(request)
-        self.manager.publish(request.blocks, request.block_keys, request.num_computed)
 
     def _extend_keys(self, request: Request) -> None:
         pictures = [(p.start, p.key) for p in request.pictures]

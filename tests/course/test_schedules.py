@@ -89,7 +89,6 @@ def test_every_chat_of_the_picture_ends_before_its_last_step(budget, blocks):
     assert schedules.moment_at(schedules.LAST_STEP, budget, blocks) is run.moments[-1]
     for moment in run.moments:
         assert moment.step.num_tokens <= budget
-        assert sum(block.state != "used" for block in moment.blocks) == moment.step.num_free
 
 
 def test_the_words_say_what_the_lesson_says_of_step_6():

@@ -245,12 +245,12 @@ def test_of_two_blocks_with_equal_content_either_may_go():
     assert states(manager).count("cached") == 0, "the second cannot be found: it is free"
 
 
-def test_nothing_is_found_after_forget_or_without_prefix_caching():
+def test_nothing_is_found_after_reset_or_without_prefix_caching():
     manager = BlockManager(6, 2)
     sequence, _ = begin(manager, [1, 2, 3])
     write_all(manager, sequence)
     manager.release(sequence.blocks)
-    manager.forget()
+    manager.reset()
     assert states(manager) == ["free"] * 6
     assert begin(manager, [1, 2, 3])[1] == 0
     plain = BlockManager(6, 2, prefix_caching=False)
@@ -289,8 +289,8 @@ def test_the_snapshot_names_owners_and_counts_hits():
     write_all(manager, first)
     second, _ = begin(manager, [1, 2, 4])
     shared, own, *_ = manager.snapshot({7: first.blocks, 9: second.blocks})
-    assert (shared.state, shared.owners, shared.references, shared.hits) == ("used", (7, 9), 2, 1)
-    assert (own.state, own.owners, own.references, own.hits) == ("used", (7,), 1, 0)
+    assert (shared.state, shared.owners, shared.references) == ("used", (7, 9), 2)
+    assert (own.state, own.owners, own.references) == ("used", (7,), 1)
     manager.release(first.blocks)
     manager.release(second.blocks)
     assert states(manager) == ["cached", "free", "free", "free", "free"]

@@ -71,6 +71,44 @@ def test_an_answer_cut_inside_a_character_leaves_it_out(tokenizer):
     assert "".join(pieces) == detokenizer.text == "ok "
 
 
+@pytest.mark.parametrize("text", TEXTS)
+def test_an_answer_completes_the_character_in_which_its_prompt_was_cut(tokenizer, text):
+    ids = tokenizer.encode(text)
+    for cut in range(1, len(ids)):
+        prompt = tokenizer.decode(ids[:cut]).rstrip("\ufffd")
+        detokenizer = Detokenizer(tokenizer, ids[:cut], ())
+        detokenizer.extend(ids[cut:])
+        detokenizer.finish()
+        assert prompt + detokenizer.text == text
+
+
+def test_a_prompt_of_bytes_that_are_no_character_is_not_part_of_the_answer(tokenizer):
+    lone = tokenizer.encode("é")[1]
+    detokenizer = Detokenizer(tokenizer, [lone] * 9, ())
+    detokenizer.extend(tokenizer.encode(" words"))
+    assert detokenizer.text == " words"
+
+
+def test_a_stop_string_is_seen_before_the_character_behind_it_is_whole(tokenizer):
+    class Merged:
+        """Its token 1 is a stop string and the first byte of the next character."""
+
+        def decode(self, ids, skip_special_tokens):
+            text = b"".join([b"one", b" two\xe4", b"\xb8", b"\x96"][i] for i in ids)
+            return text.decode(errors="replace")
+
+    detokenizer = Detokenizer(Merged(), [], (" two",))
+    assert [detokenizer.push(i) for i in (0, 1)] == ["one", ""]
+    assert detokenizer.stopped
+
+
+def test_finish_can_be_asked_twice(tokenizer):
+    detokenizer = Detokenizer(tokenizer, [], ("word up",))
+    detokenizer.extend(tokenizer.encode("a word"))
+    assert detokenizer.finish() + detokenizer.finish() == "word"
+    assert detokenizer.text == "a word"
+
+
 def test_bytes_that_are_no_character_do_not_hold_the_text_back_for_ever(tokenizer):
     lone = tokenizer.encode("é")[1]  # a continuation byte, which starts no character
     pieces, _ = stream(tokenizer, [*[lone] * 6, *tokenizer.encode(" then words")])

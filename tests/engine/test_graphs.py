@@ -69,6 +69,35 @@ def test_tokens_are_those_of_steps_without_graphs(tiny_llama, replayed, seed, de
     assert llm._runner._graphs._graphs, "no step was a graph"
 
 
+@pytest.mark.parametrize("steps", [2, 3, 9, 17])
+def test_after_an_interrupt_before_a_step_its_blocks_are_looked_up_anew(
+    tiny_llama, replayed, monkeypatch, steps
+):
+    """The request comes back with the tokens that the graphs wait for, and in other blocks."""
+    params = SamplingParams(temperature=0.9, max_tokens=24, ignore_eos=True, seed=3)
+    llm = with_graphs(tiny_llama, 1, block_size=4)
+    expected = llm.generate([[5, 9, 77, 3]], params)[0].token_ids
+    llm = with_graphs(tiny_llama, 1, block_size=4)
+    engine = llm.engine
+    request = engine.submit([5, 9, 77, 3], params, seed=3)
+    for _ in range(steps):
+        engine.step()
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.scheduler, "schedule", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            engine.step()
+    engine.scheduler.manager._free.move_to_end(0)  # so that it gets other blocks this time
+    while request.finish_reason is None:
+        engine.step()
+        if request.blocks and (graphs := llm._runner._graphs)._next:
+            assert graphs._table[0, : len(request.blocks)].tolist() == request.blocks
+    assert request.output_token_ids == expected
+
+
 def test_after_an_interrupt_the_same_requests_begin_anew(tiny_llama, replayed, monkeypatch):
     prompts = [[5], [9], [77]]
     params = SamplingParams(temperature=0.9, max_tokens=8, ignore_eos=True, seed=3)

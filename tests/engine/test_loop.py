@@ -1,8 +1,10 @@
 """The loop over a model made of hashes: every answer is the one the request has alone."""
 
 import random
+import sys
 import threading
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -239,13 +241,96 @@ def test_ctrl_c_in_a_step_harms_no_request():
     assert_idle(engine)
 
 
-def test_a_tokenizer_that_fails_is_a_step_that_fails():
+ENGINE_FILES = {
+    sys.modules[part.__module__].__file__ for part in (Engine, Scheduler, BlockManager, Request)
+}
+# Where the lock is held or given back and where the books are rebuilt: an interrupt there is not
+# made good.
+UNINTERRUPTED = {"_turn", "_recover", "restart", "reset"}
+
+
+def interrupt_at(line: int) -> Callable:
+    """A tracer that raises KeyboardInterrupt at the so-many-th line of the engine's own files."""
+    seen = 0
+
+    def trace(frame, event, argument):
+        nonlocal seen
+        code = frame.f_code
+        if code.co_filename not in ENGINE_FILES or code.co_name in UNINTERRUPTED:
+            return None
+        if event == "line":
+            seen += 1
+            if seen == line:
+                raise KeyboardInterrupt
+        return trace
+
+    return trace
+
+
+@pytest.mark.parametrize("depth", [0, 1])
+def test_ctrl_c_at_any_line_harms_no_request(depth):
+    interrupted = 0
+    for seed in range(250):
+        rng = random.Random(seed)
+        blocks, budget = rng.randint(10, 24), rng.choice([5, 40])
+        engine = make_engine(
+            blocks, rng.choice([1, 2, 4]), depth=depth, max_num_seqs=4, max_step_tokens=budget
+        )
+        beginnings = [[rng.randrange(1, VOCABULARY) for _ in range(20)] for _ in range(2)]
+        requests = [random_request(engine, rng, beginnings) for _ in range(4)]
+        for _ in range(rng.randint(0, 12)):
+            engine.step()
+        sys.settrace(interrupt_at(rng.randint(1, 120)))
+        try:
+            engine.step()
+        except KeyboardInterrupt:
+            interrupted += 1
+        finally:
+            sys.settrace(None)
+        run(engine, *requests)
+        for request in requests:
+            assert request.error is None
+            assert request.output_token_ids == expected(engine, request)
+        assert_idle(engine)
+    assert interrupted > 100
+
+
+@pytest.mark.timeout(60)
+def test_a_request_that_is_closed_inside_a_step_ends_with_the_next():
+    """The garbage collector closes forgotten streams wherever it runs, with the lock held."""
     engine = make_engine()
-    request = engine.submit([1, 2, 3], SamplingParams(), seed=0)
-    request.detokenizer._tokenizer = None
-    run(engine, request)
-    assert isinstance(request.error, AttributeError)
+    forgotten, other = (engine.submit([i, 2, 3], SamplingParams(max_tokens=9), i) for i in (1, 2))
+    engine.runner.fail = lambda place, step: engine.abort(forgotten)
+    engine.step()
+    assert forgotten.finish_reason is None
+    engine.step()
+    assert forgotten.finish_reason == "aborted"
+    run(engine, other)
+    assert other.output_token_ids == expected(engine, other)
     assert_idle(engine)
+
+
+@pytest.mark.parametrize("stop", [(), ("never",)])
+def test_a_tokenizer_that_fails_ends_its_own_request_alone(stop):
+    engine = make_engine()
+    params = SamplingParams(stop=stop, max_tokens=5)
+    broken, other, aborted = (engine.submit([1, 2, i], params, seed=0) for i in (3, 4, 5))
+    for request in (broken, aborted):
+        request.detokenizer._tokenizer = None
+    engine.step()
+    engine.abort(aborted)
+    run(engine, broken, other)
+    assert engine.take(broken) == engine.take(aborted) == ""
+    assert isinstance(broken.error, AttributeError)
+    assert broken.finish_reason == aborted.finish_reason == "aborted"
+    assert (other.error, other.output_token_ids) == (None, expected(engine, other))
+    assert_idle(engine)
+
+
+def test_nothing_is_kept_of_requests_that_nobody_asks_about():
+    engine = make_engine()
+    run(engine, engine.submit([1, 2, 3], SamplingParams(), seed=0))
+    assert not engine._live
 
 
 def test_the_step_behind_the_last_token_is_dropped():
@@ -368,7 +453,7 @@ def test_the_trace_and_the_snapshot_can_be_drawn():
         [(0, "prefill", 6), (1, "prefill", 2)],
         [(0, "decode", 1), (1, "prefill", 4)],
     ]
-    assert [step.num_free for step in engine.scheduler.trace] == [2, 2]
+    assert engine.stats().free_blocks == 2
     owners = [b.owners for b in engine.snapshot()]
     assert owners == [(0,), (0,), (1,), (1,), (), ()]
     run(engine, *requests)
