@@ -252,10 +252,11 @@ def show_overlap(cases: list[Case]) -> None:
     if not rows:
         print("Nothing is recorded about overlapping launches yet.")
         return
-    print(f"{rows[0]['gpu']}, {rows[0]['date']}: µs a step   overlapping   one after the other")
+    print(f"µs a step on {rows[0]['gpu']}, {rows[0]['date']}")
+    print(f"{'':24} overlapping     without")
     for case in rows:
         with_it, without = (case["step_us"][way]["median"] for way in (GRAPH, NO_OVERLAP))
         print(
-            f"{case['model']:>14}, batch {case['batch']:2} {with_it:21,.0f} {without:16,.0f}"
+            f"{case['model']:>14}, batch {case['batch']:2} {with_it:11,.0f} {without:11,.0f}"
             f"   {without / with_it - 1:+.1%}"
         )
