@@ -188,6 +188,28 @@ def can_overlap(device: torch.device) -> bool:
     return torch.cuda.get_device_capability(device) >= (9, 0)
 
 
+@triton.jit
+def prefetch(ptrs, num_bytes: tl.constexpr):
+    """Have ``num_bytes`` at each address brought into the L2 cache, and go on: nothing waits for
+    them.  From Hopper on; addresses and ``num_bytes`` are multiples of 16 (``can_prefetch``).
+
+    Source: ``cp.async.bulk.prefetch`` in NVIDIA's PTX ISA.
+    """
+    sizes = tl.full(ptrs.shape, num_bytes, tl.int32)
+    tl.inline_asm_elementwise(
+        "cp.async.bulk.prefetch.L2.global [$1], $2; mov.u32 $0, 0;", "=r,l,r",
+        [ptrs.to(tl.int64), sizes], dtype=tl.int32, is_pure=False, pack=1,
+    )  # fmt: skip
+
+
+def can_prefetch(x: torch.Tensor) -> bool:
+    """Whether every row of x (its last axis, which is dense) begins at a multiple of 16 bytes, and
+    its device is one that knows ``prefetch``."""
+    size = x.element_size()
+    aligned = all(stride * size % 16 == 0 for stride in x.stride()[:-1])
+    return can_overlap(x.device) and aligned and x.data_ptr() % 16 == 0
+
+
 def warps_for(BLOCK: int) -> int:
     """Warps for one row of ``BLOCK`` elements: about 16 elements a thread, 1 to 16 warps."""
     return min(max(BLOCK // 512, 1), 16)

@@ -22,8 +22,10 @@ import torch
 
 from litellama.kernels.backend import (
     can_overlap,
+    can_prefetch,
     launch,
     next_power_of_2,
+    prefetch,
     shared_memory,
     stages,
     tl,
@@ -55,17 +57,22 @@ def few_rows_kernel(
     x_ptr, weight_ptr, bias_ptr, residual_ptr, out_ptr,
     T, N, K, x_stride, weight_stride, residual_stride,
     HAS_BIAS: tl.constexpr, SWIGLU: tl.constexpr, HAS_RESIDUAL: tl.constexpr,
-    BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, OVERLAP: tl.constexpr,
+    BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    OVERLAP: tl.constexpr, PREFETCH: tl.constexpr,
 ):  # fmt: skip
     OUTPUTS: tl.constexpr = BLOCK_N // 2 if SWIGLU else BLOCK_N
     # Of a tile for SwiGLU, the second half are the rows of up: N further down than those of gate.
     local = tl.arange(0, BLOCK_N)
     outputs = tl.program_id(0) * OUTPUTS + local % OUTPUTS
-    rows = (outputs + local // OUTPUTS * N)[:, None]
+    rows = (tl.minimum(outputs, N - 1) + local // OUTPUTS * N)[:, None]
     tokens, columns = tl.arange(0, BLOCK_T)[None, :], tl.arange(0, BLOCK_K)
     weight_ptrs = weight_ptr + rows.to(tl.int64) * weight_stride + columns[None, :]
     x_ptrs = x_ptr + tokens * x_stride + columns[:, None]
     product = tl.zeros([BLOCK_N, BLOCK_T], tl.float32)
+    if PREFETCH > 0:  # weights of each row, which the memory brings while the kernel ahead ends
+        pieces = tl.arange(0, 2)[None, :] * (PREFETCH // 2)
+        start_ptrs = weight_ptr + rows.to(tl.int64) * weight_stride + pieces
+        prefetch(start_ptrs, PREFETCH // 2 * weight_ptr.dtype.element_ty.primitive_bitwidth // 8)
     if OVERLAP:
         tl.extra.cuda.gdc_wait()
     for start in range(0, K, BLOCK_K):
@@ -120,12 +127,15 @@ def few_rows(
     BLOCK_N, BLOCK_K = choose_tile(N, K, T, swiglu)
     # Up to five loads of 16 KiB of weights on their way, as many as there is room for.
     room = shared_memory(x.device) // ((BLOCK_N + BLOCK_T) * BLOCK_K * x.element_size())
+    # Half a KiB of each of 64 rows; narrow tiles, whose programs are few, were slower with it.
+    ahead = min(K, 256) if BLOCK_N == 64 and can_prefetch(weight) else 0
     launch(
         few_rows_kernel, (triton.cdiv(N, BLOCK_N // 2 if swiglu else BLOCK_N),),
         x, weight, bias, residual, out, T, N, K, x.stride(0), weight.stride(0),
         0 if residual is None else residual.stride(0),
         HAS_BIAS=bias is not None, SWIGLU=swiglu, HAS_RESIDUAL=residual is not None,
-        BLOCK_T=BLOCK_T, BLOCK_N=BLOCK_N, BLOCK_K=BLOCK_K, OVERLAP=can_overlap(x.device),
+        BLOCK_T=BLOCK_T, BLOCK_N=BLOCK_N, BLOCK_K=BLOCK_K,
+        OVERLAP=can_overlap(x.device), PREFETCH=ahead,
         num_warps=4, num_stages=stages(min(5, room + 1)),
     )  # fmt: skip
     return out

@@ -21,8 +21,10 @@ import torch.nn.functional as F
 from litellama.kernels.attention_batch import AttentionBatch
 from litellama.kernels.backend import (
     can_overlap,
+    can_prefetch,
     launch,
     next_power_of_2,
+    prefetch,
     stages,
     tl,
     triton,
@@ -67,34 +69,41 @@ def flash_decoding_kernel(
     q_token_stride, q_head_stride, kv_block_stride, kv_token_stride, kv_head_stride, table_stride,
     HKV: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
-    OVERLAP: tl.constexpr, EARLY: tl.constexpr,
+    OVERLAP: tl.constexpr, EARLY: tl.constexpr, PREFETCH: tl.constexpr,
 ):  # fmt: skip
     if EARLY:  # what comes next waits, too, and may fetch its weights meanwhile
         tl.extra.cuda.gdc_launch_dependents()
-    if OVERLAP:
-        tl.extra.cuda.gdc_wait()
     # Heads first: programs that run together read neighbouring rows of the cache.
     kv_head, sequence = tl.program_id(0).to(tl.int64) % HKV, tl.program_id(0).to(tl.int64) // HKV
     split, num_splits = tl.program_id(1), tl.num_programs(1)
-    rows = tl.arange(0, BLOCK_M)
-    heads = kv_head * GROUP + rows
-    columns = tl.arange(0, BLOCK_D)[None, :]
-    inside = (rows < GROUP)[:, None] & (columns < D)
-    q_ptrs = q_ptr + sequence * q_token_stride + heads[:, None] * q_head_stride + columns
-    q = tl.load(q_ptrs, mask=inside, other=0.0)
+    k_ptr += kv_head * kv_head_stride
+    v_ptr += kv_head * kv_head_stride
+    block_table_ptr += sequence * table_stride
 
     # Parts of whole blocks of keys, as equal as can be; of a short sequence some are empty.
     seq_len = tl.load(seq_lens_ptr + sequence)
     num_blocks = tl.cdiv(seq_len, BLOCK_N)
     first = num_blocks * split // num_splits * BLOCK_N
     stop = tl.minimum(num_blocks * (split + 1) // num_splits * BLOCK_N, seq_len)
+    if PREFETCH:  # the memory works on the first keys while the kernel ahead ends
+        keys = tl.maximum(tl.minimum(first + tl.arange(0, BLOCK_N), stop - 1), 0)
+        blocks = tl.load(block_table_ptr + keys // BLOCK_SIZE).to(tl.int64)
+        places = blocks * kv_block_stride + keys % BLOCK_SIZE * kv_token_stride
+        prefetch(k_ptr + places, D * k_ptr.dtype.element_ty.primitive_bitwidth // 8)
+        prefetch(v_ptr + places, D * v_ptr.dtype.element_ty.primitive_bitwidth // 8)
+    if OVERLAP:  # that kernel may write q and the newest key, not the lengths or the table
+        tl.extra.cuda.gdc_wait()
+    rows = tl.arange(0, BLOCK_M)
+    heads = kv_head * GROUP + rows
+    columns = tl.arange(0, BLOCK_D)[None, :]
+    inside = (rows < GROUP)[:, None] & (columns < D)
+    q_ptrs = q_ptr + sequence * q_token_stride + heads[:, None] * q_head_stride + columns
+    q = tl.load(q_ptrs, mask=inside, other=0.0)
     unmasked = first + tl.maximum(stop - first, 0) // BLOCK_N * BLOCK_N
     last_key = tl.zeros([BLOCK_M], tl.int32) + (stop - 1)
     weighted, maximum, total = attend(
-        q, last_key, first, unmasked, stop,
-        k_ptr + kv_head * kv_head_stride, v_ptr + kv_head * kv_head_stride,
-        block_table_ptr + sequence * table_stride, kv_block_stride, kv_token_stride, scale_log2,
-        D, BLOCK_SIZE, BLOCK_M, BLOCK_N, BLOCK_D,
+        q, last_key, first, unmasked, stop, k_ptr, v_ptr, block_table_ptr,
+        kv_block_stride, kv_token_stride, scale_log2, D, BLOCK_SIZE, BLOCK_M, BLOCK_N, BLOCK_D,
     )  # fmt: skip
     if OVERLAP:
         tl.extra.cuda.gdc_launch_dependents()
@@ -151,12 +160,14 @@ def flash_decoding(
     q = q if q.stride(-1) == 1 else q.contiguous()
     (S, Hq, D), (_, BLOCK_SIZE, Hkv, _) = q.shape, k_cache.shape
     GROUP, BLOCK_D = Hq // Hkv, max(next_power_of_2(D), 16)  # tl.dot takes no fewer than 16
-    BLOCK_N = min(64, 16384 // (BLOCK_D * q.element_size()))  # of keys 16 KiB at most
+    BLOCK_M = max(next_power_of_2(GROUP), 16)
+    largest = min(64, 16384 // (BLOCK_D * q.element_size()))  # of keys 16 KiB at most
+    BLOCK_N, splits = choose_parts(S * Hkv, batch.max_seq_len, largest, slots(q.device))
     # After one row a matvec follows, after several few_rows, which may start only when these end.
     overlap = S <= MAX_FEW_ROWS and can_overlap(q.device)
     early = overlap and S == 1
-    blocks = min(triton.cdiv(batch.max_seq_len, BLOCK_N), MAX_SPLITS)
-    splits = choose_splits(S * Hkv, blocks, slots(q.device))
+    prefetches = overlap and S > 1 and BLOCK_N == 16 and D * q.element_size() % 16 == 0
+    prefetches = prefetches and can_prefetch(k_cache) and can_prefetch(v_cache)
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     log_sums = torch.empty(S, Hq, splits, dtype=torch.float32, device=q.device)
     # One split is the whole: it is written to its place, and there is nothing to merge.
@@ -169,8 +180,9 @@ def flash_decoding(
         (D**-0.5 if scale is None else scale) * LOG2_E,
         q.stride(0), q.stride(1), *k_cache.stride()[:3], batch.block_table.stride(0),
         HKV=Hkv, GROUP=GROUP, D=D, BLOCK_SIZE=BLOCK_SIZE,
-        BLOCK_M=max(next_power_of_2(GROUP), 16), BLOCK_N=BLOCK_N, BLOCK_D=BLOCK_D,
-        OVERLAP=overlap, EARLY=early, num_warps=2, num_stages=stages(3),
+        BLOCK_M=BLOCK_M, BLOCK_N=BLOCK_N, BLOCK_D=BLOCK_D,
+        OVERLAP=overlap, EARLY=early, PREFETCH=prefetches,
+        num_warps=2 if BLOCK_N > 16 else max(BLOCK_M * BLOCK_D // 2048, 1), num_stages=stages(3),
     )  # fmt: skip
     if splits > 1:
         launch(
@@ -179,6 +191,24 @@ def flash_decoding(
             OVERLAP=overlap, EARLY=early,
         )  # fmt: skip
     return out
+
+
+@functools.cache
+def choose_parts(programs: int, keys: int, largest: int, slots: int) -> tuple[int, int]:
+    """(keys of a block, parts of a sequence): in how large steps to read the keys, how much apart.
+
+    programs: sequences x key/value heads; keys: of the longest sequence; largest: the keys of a
+    large block, ``slots`` of whose programs run at once.  Of programs with blocks of 16 keys and
+    one warp twice as many do, and their loads are all on their way at once: a step of Llama-3.2-3B
+    took an H100 1% less with 12 texts of 975 tokens, and 3% with one of 8,000.  Large blocks stay
+    where programs are enough without parts, or so few that the GPU is not filled by either: there
+    a step of Llama-3.2-1B with one text of 256 tokens took 2% more with small ones.
+    """
+    blocks = min(triton.cdiv(keys, largest), MAX_SPLITS)
+    splits = choose_splits(programs, blocks, slots)
+    if splits == 1 or 2 * programs * blocks <= slots:
+        return largest, splits
+    return 16, choose_splits(programs, min(triton.cdiv(keys, 16), MAX_SPLITS), 2 * slots)
 
 
 @functools.cache
@@ -197,7 +227,7 @@ def choose_splits(programs: int, most: int, slots: int) -> int:
 
 @functools.cache
 def slots(device: torch.device) -> int:
-    """Programs of ``flash_decoding_kernel`` that the device runs at once: four a multiprocessor."""
+    """Programs with large blocks of keys that the device runs at once: four a multiprocessor."""
     if device.type == "cpu":
         return 16  # the interpreter runs one at a time; few, so that tests meet every case
     return 4 * torch.cuda.get_device_properties(device).multi_processor_count

@@ -89,8 +89,11 @@ def rope_write_kv_kernel(
     cos_stride, sin_stride,
     HQ: tl.constexpr, HKV: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr, NORM: tl.constexpr,
     BLOCK_HQ: tl.constexpr, BLOCK_HKV: tl.constexpr, BLOCK_D: tl.constexpr,
-    BLOCK_HALF: tl.constexpr, BLOCK_REST: tl.constexpr, OVERLAP: tl.constexpr,
+    BLOCK_HALF: tl.constexpr, BLOCK_REST: tl.constexpr,
+    OVERLAP: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
+    if EARLY:  # attention may start: it has keys to fetch before it waits
+        tl.extra.cuda.gdc_launch_dependents()
     if OVERLAP:
         tl.extra.cuda.gdc_wait()
     token = tl.program_id(0).to(tl.int64)
@@ -102,7 +105,7 @@ def rope_write_kv_kernel(
         q_ptr + token * q_token_stride, q_out_ptr + token * (HQ * D), cos, sin, q_norm_ptr, eps,
         q_head_stride, HQ, D, HALF, NORM, BLOCK_HQ, BLOCK_HALF, BLOCK_REST,
     )  # fmt: skip
-    if OVERLAP:  # attention may start: it waits for what is stored below as well
+    if OVERLAP and not EARLY:  # attention waits for what is stored below as well
         tl.extra.cuda.gdc_launch_dependents()
     if slot >= 0:
         norm_rotate_store(
@@ -154,6 +157,7 @@ def rope_write_kv(
     q_norm, k_norm = (None if x is None else x.contiguous() for x in (q_norm, k_norm))
     (T, HQ, D), HKV, HALF = q.shape, k.shape[1], rotated_half(q, cos)
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    overlap = T <= MAX_FEW_ROWS and can_overlap(q.device)
     launch(
         rope_write_kv_kernel, (T,),
         q, k, v, cos, sin, q_norm, k_norm, out, k_cache, v_cache, slots.contiguous(), eps,
@@ -162,6 +166,8 @@ def rope_write_kv(
         HQ=HQ, HKV=HKV, D=D, HALF=HALF, NORM=q_norm is not None,
         BLOCK_HQ=next_power_of_2(HQ), BLOCK_HKV=next_power_of_2(HKV), BLOCK_D=next_power_of_2(D),
         BLOCK_HALF=next_power_of_2(HALF), BLOCK_REST=next_power_of_2(D - 2 * HALF),
-        OVERLAP=T <= MAX_FEW_ROWS and can_overlap(q.device), num_warps=8,
+        # One row's attention does not fetch ahead: begun early, it took a step of Llama-3.2-1B on
+        # an H100 from 982 to 1,013 us.
+        OVERLAP=overlap, EARLY=overlap and T > 1, num_warps=8,
     )  # fmt: skip
     return out

@@ -102,7 +102,7 @@ def launch_heads(dtype: torch.dtype, head_dim: int) -> None:
     lengths = [(1, 4096, 1), (4096, 4096, 1)]  # new tokens, keys, sequences
     if head_dim in WITH_FEW_QUERIES:
         kernels.flash_attention(dense[:, :, :1], dense, dense, causal=False)
-        # Decoding of several; and with the keys in one part, so without a merge.
+        # Decoding of several; and in one part, so without a merge.
         lengths += [(1, 4096, 2), (1, 1, 1)]
     for new, keys, sequences in lengths:
         batch = kernels.AttentionBatch(
@@ -173,6 +173,7 @@ class Compiler:
             "options": options,
             "shared": compiled.metadata.shared,
             "waits": "griddepcontrol.wait" in compiled.asm.get("ptx", ""),
+            "prefetches": "cp.async.bulk.prefetch" in compiled.asm.get("ptx", ""),
             "binary": len(compiled.asm["cubin" if self.target.backend == "cuda" else "hsaco"]),
         }
 
@@ -186,6 +187,7 @@ def stand_in(target: Target) -> Compiler:
         "can_overlap": lambda device: not amd and int(target.architecture) >= 90,
         "shared_memory": lambda device: target.shared,
         "stages": lambda wanted: min(wanted, 2) if amd else wanted,
+        "slots": lambda device: 528,
         "most_warps": lambda: 16 if amd else 32,
     }
     for name, module in list(sys.modules.items()):

@@ -31,3 +31,6 @@ def test_every_kernel_compiles_in_every_configuration(target):
         assert entry["options"].get("num_warps", 4) * TARGETS[target].warp <= 1024, entry
         # One that starts early and does not wait reads what the kernel ahead has not written yet.
         assert entry["waits"] == bool(entry["constants"].get("OVERLAP")), entry
+        assert entry["prefetches"] == bool(entry["constants"].get("PREFETCH")), entry
+    ahead = {entry["kernel"] for entry in record if entry["prefetches"]}
+    assert ahead == ({"few_rows_kernel", "flash_decoding_kernel"} if target == "sm_90" else set())

@@ -60,6 +60,16 @@ def test_few_rows_under_the_memory_checker(T, K):
     close(kernels.matvec(**inputs), references.matvec(**inputs))
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize(("wider", "later"), [(8, 0), (3, 0), (8, 4)])
+def test_few_rows_of_a_weight_that_is_a_slice(wider, later):
+    """Weights are fetched ahead only where rows begin at multiples of 16 bytes, as in the first."""
+    inputs = make_linear("cuda", torch.bfloat16, 5, 70, 320, ())
+    wide = torch.nn.functional.pad(inputs["weight"], (later, wider - later))
+    sliced = inputs | {"weight": wide[:, later : later + 320]}
+    close(kernels.matvec(**sliced), references.matvec(**inputs))
+
+
 COMBINATIONS = [some for n in (1, 2, 3) for some in combinations(EXTRAS, n)]
 
 

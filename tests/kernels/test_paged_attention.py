@@ -89,6 +89,29 @@ def test_decoding(name, dtype, device):
     close(padded.run(flash_decoding), padded.expected())
 
 
+@dtypes
+@pytest.mark.sanitize
+@pytest.mark.parametrize("aligned", [True, False], ids=["aligned", "unaligned"])
+@pytest.mark.parametrize(
+    "name",
+    ["several_with_an_empty_one", "group_of_7", "group_of_24", "head_dim_10", "head_dim_256"],
+)
+def test_decoding_in_small_blocks(name, aligned, dtype, device, monkeypatch):
+    """As many programs as fill the GPU, here a small one: blocks of 16 keys, the first of which are
+    fetched ahead where their rows begin at multiples of 16 bytes."""
+    monkeypatch.setattr(decoding, "slots", lambda device: 4)
+    lengths, *shape = DECODING[name]
+    lengths = [*lengths, 111]
+    step = with_a_query_for_each(
+        make_step([(min(m, 1), m) for m in lengths], *shape, device, dtype), lengths
+    )
+    if not aligned:
+        caches = (torch.nn.functional.pad(x, (0, 1)) for x in (step.k_cache, step.v_cache))
+        k_cache, v_cache = (x[..., :-1] for x in caches)
+        step = replace(step, k_cache=k_cache, v_cache=v_cache)
+    close(step.run(flash_decoding), step.expected())
+
+
 def with_a_query_for_each(step: Step, lengths: list[int]) -> Step:
     """The step with one query a sequence, the empty ones too, as in a padded CUDA graph."""
     q = torch.randn(len(lengths), *step.q.shape[1:], device=step.q.device).to(step.q.dtype)
@@ -272,6 +295,21 @@ def test_a_stale_max_seq_len_changes_nothing(device):
 )
 def test_choice_of_splits_on_264_slots(programs, most, expected):
     assert decoding.choose_splits(programs, most, 264) == expected
+
+
+@pytest.mark.parametrize(
+    ("programs", "keys", "expected"),
+    [
+        (8, 256, (64, 4)),  # few keys: no more programs than large blocks
+        (8, 2048, (64, 29)),
+        (8, 4096, (16, 116)),
+        (96, 1024, (16, 10)),
+        (512, 4096, (64, 1)),  # sequences enough
+        (0, 0, (64, 1)),
+    ],
+)
+def test_choice_of_parts_on_528_slots(programs, keys, expected):
+    assert decoding.choose_parts(programs, keys, 64, 528) == expected
 
 
 @pytest.mark.parametrize(
