@@ -181,12 +181,18 @@ def reached(rows: Sequence[Any]) -> list[Reached]:
 def reached_alt(rows: Sequence[Any]) -> str:
     """The rates of every case in words."""
     said = [
-        f"{r.case}: {r.predicted / 1e6:,.0f} MB, litellama {r.rate:,.0f}"
+        f"{r.case}: {megabytes(r)}, litellama {r.rate:,.0f}"
         + (f", {r.best_peer} {r.peer_rate:,.0f}" if r.best_peer else "")
         for r in reached(rows)
     ]
     copy = max(r.copy for r in reached(rows))
     return f"Decoding {where(rows)}, in GB/s: {'; '.join(said)}. A copy: {copy:,.0f}."
+
+
+def megabytes(case: Reached) -> str:
+    """Its bytes, with a digit after the point where there is hardly one before it."""
+    size = case.predicted / 1e6
+    return f"{size:,.0f} MB" if size >= 10 else f"{size:.1f} MB"
 
 
 def where(rows: Sequence[Any]) -> str:
@@ -205,11 +211,16 @@ def draw_reached(rows: Sequence[Any]) -> "Figure":
         axes.barh(y + 0.19, r.peer_rate, 0.36, color=PALETTE["grey"])
         share = f"{r.rate:,.0f}, {r.rate / r.copy:.0%} of a copy"
         style: dict[str, Any] = {"va": "center", "fontsize": 9}
-        axes.text(20, y - 0.19, share, color="white", **style)
+        inside = r.rate > copy / 4  # else there is no room for the words
+        axes.text(
+            20 + (0 if inside else r.rate), y - 0.19, share, **style,
+            color="white" if inside else "black",
+        )  # fmt: skip
         if r.best_peer:
-            axes.text(20, y + 0.19, f"{r.peer_rate:,.0f} {r.best_peer}", **style)
+            beside = 20 + (0 if inside else r.peer_rate)
+            axes.text(beside, y + 0.19, f"{r.peer_rate:,.0f} {r.best_peer}", **style)
     axes.axvline(copy, color=PALETTE["vermilion"], linestyle="--", linewidth=1.6)
-    axes.set_yticks(range(len(cases)), [f"{r.case}\n{r.predicted / 1e6:,.0f} MB" for r in cases])
+    axes.set_yticks(range(len(cases)), [f"{r.case}\n{megabytes(r)}" for r in cases])
     axes.tick_params(left=False, labelsize=8.5)
     axes.set(xlim=(0, 1.05 * copy), xlabel="GB/s")
     axes.invert_yaxis()
