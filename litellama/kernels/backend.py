@@ -189,12 +189,13 @@ def can_overlap(device: torch.device) -> bool:
 
 
 @triton.jit
-def prefetch(ptrs, num_bytes: tl.constexpr):
-    """Have ``num_bytes`` at each address brought into the L2 cache, and go on: nothing waits for
-    them.  From Hopper on; addresses and ``num_bytes`` are multiples of 16 (``can_prefetch``).
+def prefetch(ptrs, COUNT: tl.constexpr):
+    """Have COUNT elements at each pointer brought into the L2 cache, and go on: nothing waits for
+    them.  From Hopper on; addresses and bytes are multiples of 16 (``can_prefetch``).
 
     Source: ``cp.async.bulk.prefetch`` in NVIDIA's PTX ISA.
     """
+    num_bytes: tl.constexpr = COUNT * ptrs.dtype.element_ty.primitive_bitwidth // 8
     sizes = tl.full(ptrs.shape, num_bytes, tl.int32)
     tl.inline_asm_elementwise(
         "cp.async.bulk.prefetch.L2.global [$1], $2; mov.u32 $0, 0;", "=r,l,r",

@@ -72,8 +72,7 @@ def few_rows_kernel(
     product = tl.zeros([BLOCK_N, BLOCK_T], tl.float32)
     if PREFETCH > 0:  # weights of each row, which the memory brings while the kernel ahead ends
         pieces = tl.arange(0, 2)[None, :] * (PREFETCH // 2)
-        start_ptrs = weight_ptr + rows.to(tl.int64) * weight_stride + pieces
-        prefetch(start_ptrs, PREFETCH // 2 * weight_ptr.dtype.element_ty.primitive_bitwidth // 8)
+        prefetch(weight_ptr + rows.to(tl.int64) * weight_stride + pieces, PREFETCH // 2)
     if OVERLAP:
         tl.extra.cuda.gdc_wait()
     for start in range(0, K, BLOCK_K):

@@ -89,8 +89,8 @@ def flash_decoding_kernel(
         keys = tl.maximum(tl.minimum(first + tl.arange(0, BLOCK_N), stop - 1), 0)
         blocks = tl.load(block_table_ptr + keys // BLOCK_SIZE).to(tl.int64)
         places = blocks * kv_block_stride + keys % BLOCK_SIZE * kv_token_stride
-        prefetch(k_ptr + places, D * k_ptr.dtype.element_ty.primitive_bitwidth // 8)
-        prefetch(v_ptr + places, D * v_ptr.dtype.element_ty.primitive_bitwidth // 8)
+        prefetch(k_ptr + places, D)
+        prefetch(v_ptr + places, D)
     if OVERLAP:  # that kernel may write q and the newest key, not the lengths or the table
         tl.extra.cuda.gdc_wait()
     rows = tl.arange(0, BLOCK_M)
@@ -163,6 +163,8 @@ def flash_decoding(
     BLOCK_M = max(next_power_of_2(GROUP), 16)
     largest = min(64, 16384 // (BLOCK_D * q.element_size()))  # of keys 16 KiB at most
     BLOCK_N, splits = choose_parts(S * Hkv, batch.max_seq_len, largest, slots(q.device))
+    # Of 2,048 accumulators each thread of one warp holds 64.
+    num_warps = 2 if BLOCK_N > 16 else max(BLOCK_M * BLOCK_D // 2048, 1)
     # After one row a matvec follows, after several few_rows, which may start only when these end.
     overlap = S <= MAX_FEW_ROWS and can_overlap(q.device)
     early = overlap and S == 1
@@ -183,7 +185,7 @@ def flash_decoding(
         HKV=Hkv, GROUP=GROUP, D=D, BLOCK_SIZE=BLOCK_SIZE,
         BLOCK_M=BLOCK_M, BLOCK_N=BLOCK_N, BLOCK_D=BLOCK_D,
         OVERLAP=overlap, EARLY=early, PREFETCH=prefetches,
-        num_warps=2 if BLOCK_N > 16 else max(BLOCK_M * BLOCK_D // 2048, 1), num_stages=stages(3),
+        num_warps=num_warps, num_stages=stages(3),
     )  # fmt: skip
     if splits > 1:
         launch(
