@@ -209,16 +209,14 @@ def draw_reached(rows: Sequence[Any]) -> "Figure":
     for y, r in enumerate(cases):
         axes.barh(y - 0.19, r.rate, 0.36, color=PALETTE["blue"])
         axes.barh(y + 0.19, r.peer_rate, 0.36, color=PALETTE["grey"])
-        share = f"{r.rate:,.0f}, {r.rate / r.copy:.0%} of a copy"
+        # Words that a short bar has no room for stand beside it.
+        inside = r.rate > copy / 4
+        ours, theirs = (0.0, 0.0) if inside else (r.rate, r.peer_rate)
         style: dict[str, Any] = {"va": "center", "fontsize": 9}
-        inside = r.rate > copy / 4  # else there is no room for the words
-        axes.text(
-            20 + (0 if inside else r.rate), y - 0.19, share, **style,
-            color="white" if inside else "black",
-        )  # fmt: skip
+        share = f"{r.rate:,.0f}, {r.rate / r.copy:.0%} of a copy"
+        axes.text(20 + ours, y - 0.19, share, color="white" if inside else "black", **style)
         if r.best_peer:
-            beside = 20 + (0 if inside else r.peer_rate)
-            axes.text(beside, y + 0.19, f"{r.peer_rate:,.0f} {r.best_peer}", **style)
+            axes.text(20 + theirs, y + 0.19, f"{r.peer_rate:,.0f} {r.best_peer}", **style)
     axes.axvline(copy, color=PALETTE["vermilion"], linestyle="--", linewidth=1.6)
     axes.set_yticks(range(len(cases)), [f"{r.case}\n{megabytes(r)}" for r in cases])
     axes.tick_params(left=False, labelsize=8.5)

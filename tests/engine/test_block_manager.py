@@ -283,7 +283,7 @@ def test_keys_stand_for_the_whole_text_and_for_the_pictures_in_it():
     assert grown == [*keys["none"], block_key(keys["none"][1], [5, 6])]
 
 
-def test_the_snapshot_names_owners_and_counts_hits():
+def test_the_snapshot_names_owners_and_counts_references():
     manager = BlockManager(5, 2)
     first, _ = begin(manager, [1, 2, 3])
     write_all(manager, first)

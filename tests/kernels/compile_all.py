@@ -102,7 +102,7 @@ def launch_heads(dtype: torch.dtype, head_dim: int) -> None:
     lengths = [(1, 4096, 1), (4096, 4096, 1)]  # new tokens, keys, sequences
     if head_dim in WITH_FEW_QUERIES:
         kernels.flash_attention(dense[:, :, :1], dense, dense, causal=False)
-        # Decoding of several; and in one part, so without a merge.
+        # Decoding of several; and with the keys in one part, so without a merge.
         lengths += [(1, 4096, 2), (1, 1, 1)]
     for new, keys, sequences in lengths:
         batch = kernels.AttentionBatch(

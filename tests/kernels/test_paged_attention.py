@@ -12,6 +12,7 @@ import torch
 
 from litellama import kernels
 from litellama.kernels import flash_attention_varlen, flash_decoding
+from litellama.kernels.backend import launch
 from tests.kernels.compare import DTYPES, close
 from tests.kernels.paged import Step, make_step
 
@@ -109,7 +110,16 @@ def test_decoding_in_small_blocks(name, aligned, dtype, device, monkeypatch):
         caches = (torch.nn.functional.pad(x, (0, 1)) for x in (step.k_cache, step.v_cache))
         k_cache, v_cache = (x[..., :-1] for x in caches)
         step = replace(step, k_cache=k_cache, v_cache=v_cache)
+    launched = []
+
+    def recording(*arguments, **meta):
+        launched.append(meta)
+        launch(*arguments, **meta)
+
+    monkeypatch.setattr(decoding, "launch", recording)
     close(step.run(flash_decoding), step.expected())
+    assert launched[0]["BLOCK_N"] == 16
+    assert aligned or not launched[0]["PREFETCH"]
 
 
 def with_a_query_for_each(step: Step, lengths: list[int]) -> Step:
